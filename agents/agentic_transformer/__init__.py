@@ -1,0 +1,1 @@
+"""Agentic Transformer (arXiv:2305.16554): a chain of hindsight over many episodes."""

@@ -1,0 +1,1 @@
+"""Behavior cloning, plain or on the best episodes only."""

@@ -1,0 +1,1 @@
+"""From files to batches; everything past this package knows `Episode` only."""

@@ -1,0 +1,1 @@
+"""Modules that own parameters, thin over `bpt_rl.ops`."""

@@ -1,0 +1,1 @@
+"""Optimizer, training loop and checkpoints."""

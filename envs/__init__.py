@@ -1,0 +1,1 @@
+"""Environments, their reference scores, and the embedded task families."""

@@ -1,0 +1,34 @@
+"""Eight virtual CPU devices, and no silent rank promotion anywhere."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+os.environ.setdefault("MUJOCO_GL", "disabled")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+STRICT = ("tests/bpt_rl/ops", "tests/bpt_rl/nn")
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion(request):
+    """Mixing dtypes is an error in the numerical core; norms and softmax say where they use float32."""
+    path = request.node.path.as_posix()
+    if any(part in path for part in STRICT):
+        with jax.numpy_dtype_promotion("strict"):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real and generated datasets beside a developer's checkout."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no datasets at {SHARED_DATA}: this test reads real files")
+    return SHARED_DATA
