@@ -7,7 +7,7 @@ O observation width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
@@ -98,6 +98,7 @@ class Episode:
         return float(self.rewards.sum(dtype=np.float64))
 
 
+@runtime_checkable
 class EpisodeSource(Protocol):
     """A dataset, whatever its file format: episodes by index, and what can be known without reading them.
 
@@ -161,7 +162,7 @@ class Window(NamedTuple):
     """
 
     observations: Float[Array, "*B L O"]
-    actions: Num[Array, "*B L *A"]
+    actions: Num[Array, "*B_L_A"]
     rewards: Float[Array, "*B L"]
     returns_to_go: Float[Array, "*B L"]
     completions: Float[Array, "*B L"]
@@ -221,6 +222,7 @@ class Tokens(NamedTuple):
     segments: Int[Array, "*B T"]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses actions for a batch of environments that need not be in step with each other.
 

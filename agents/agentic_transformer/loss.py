@@ -1,0 +1,25 @@
+"""Predicts actions along a chain of episodes that ends with its best.
+
+Which episodes carry loss is in the batch's weights: all of them, or the last only. The paper's choice is not on
+record; an independent replication trains on the last.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from bpt_rl.data.tokens import TokenReader
+from bpt_rl.types import Window
+
+
+def loss(
+    model: nnx.Module, reader: TokenReader, batch: Window, key: Key[Array, ""]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the mean loss of the actions, and the mean over each chain's first episode beside it."""
+    parameters = model(reader.read_window(batch), dropout_key=key)
+    per_step = model.head.loss(parameters, batch.actions)
+    weights = batch.loss_weights
+    mean = (per_step * weights).sum() / weights.sum()
+    in_first = weights * (batch.episode_index == 0)
+    first = (per_step * in_first).sum() / jnp.maximum(in_first.sum(), 1)
+    return mean, {"loss": mean, "loss_first_episode": first}

@@ -1,0 +1,18 @@
+"""Imitates every action of the episodes that were kept."""
+
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from bpt_rl.data.tokens import TokenReader
+from bpt_rl.types import Window
+
+
+def loss(
+    model: nnx.Module, reader: TokenReader, batch: Window, key: Key[Array, ""]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the mean loss of the actions."""
+    parameters = model(reader.read_window(batch), dropout_key=key)
+    per_step = model.head.loss(parameters, batch.actions)
+    weights = batch.loss_weights
+    mean = (per_step * weights).sum() / weights.sum()
+    return mean, {"loss": mean}

@@ -1,0 +1,67 @@
+"""Layers of one kind, applied one after another; their parameters are stacked along a leading axis."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from bpt_rl.nn.sequence_layer import SequenceContext, SequenceLayer
+
+
+class Stack(nnx.Module):
+    """`num_layers` layers under `scan`, so that compile time and memory do not grow with depth.
+
+    With states the layers are unrolled instead: each cache stays a buffer of its own, which can be donated and
+    updated in place, where a scan would copy all caches at every step.
+    """
+
+    def __init__(self, make_layer: Callable[[nnx.Rngs], SequenceLayer], num_layers: int, *, rngs: nnx.Rngs):
+        self.num_layers = num_layers
+        make_stacked = nnx.split_rngs(splits=num_layers)(nnx.vmap(make_layer, in_axes=0, out_axes=0))
+        self.layers = make_stacked(rngs)
+
+    def init_state(self, num_rows: int, capacity: int) -> tuple:
+        """Returns one empty state per layer."""
+        return tuple(layer.init_state(num_rows, capacity) for layer in self._unstacked())
+
+    def reset(self, state: tuple, rows: Bool[Array, " B"]) -> tuple:
+        """Returns states in which `rows` have seen nothing."""
+        return tuple(layer.reset(one, rows) for layer, one in zip(self._unstacked(), state, strict=True))
+
+    def __call__(
+        self, x: Float[Array, "B T D"], context: SequenceContext, state: tuple | None = None
+    ) -> tuple[Float[Array, "B T D"], tuple | None]:
+        """Maps tokens through all layers; dropout keys are folded with the layer's index."""
+        if state is not None:
+            return self._continue(x, context, state)
+        graphdef, params = nnx.split(self.layers)
+
+        def body(x, layer):
+            index, params = layer
+            y, _ = nnx.merge(graphdef, params)(x, _for_layer(context, index))
+            return y, None
+
+        y, _ = jax.lax.scan(body, x, (jnp.arange(self.num_layers), params))
+        return y, None
+
+    def _continue(
+        self, x: Float[Array, "B T D"], context: SequenceContext, state: tuple
+    ) -> tuple[Float[Array, "B T D"], tuple]:
+        states = []
+        for layer, layer_state in zip(self._unstacked(), state, strict=True):
+            x, layer_state = layer(x, context, layer_state)
+            states.append(layer_state)
+        return x, tuple(states)
+
+    def _unstacked(self) -> list[SequenceLayer]:
+        graphdef, params = nnx.split(self.layers)
+        take = lambda index: jax.tree.map(lambda leaf: leaf[index], params)
+        return [nnx.merge(graphdef, take(index)) for index in range(self.num_layers)]
+
+
+def _for_layer(context: SequenceContext, index: Array) -> SequenceContext:
+    if context.dropout_key is None:
+        return context
+    return context._replace(dropout_key=jax.random.fold_in(context.dropout_key, index))

@@ -1,0 +1,183 @@
+"""The trajectory transformer: tokens in, action distributions out, whole windows or step by step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bpt_rl.nn.attention import TransformerLayer
+from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.nn.convolution import CausalConvolution
+from bpt_rl.nn.embedding import TokenEmbedding
+from bpt_rl.nn.heads import make_head
+from bpt_rl.nn.sequence_layer import SequenceContext
+from bpt_rl.nn.stack import Stack
+from bpt_rl.ops import dropout, norms
+from bpt_rl.ops.config import Schedule
+from bpt_rl.types import ActionSpec, Tokens
+
+
+class TrajectoryShape(NamedTuple):
+    """Sizes that the tokens and the environment dictate.
+
+    Attributes:
+        num_features: F, width of a token's features.
+        tokens_per_step: G.
+        num_timesteps: longest episode, in environment steps.
+        num_episodes: most episodes in a context.
+        actions: what the head predicts.
+    """
+
+    num_features: int
+    tokens_per_step: int
+    num_timesteps: int
+    num_episodes: int
+    actions: ActionSpec
+
+
+class DecodeState(NamedTuple):
+    """What the network remembers of the tokens it has read.
+
+    Attributes:
+        length: valid tokens read, per row.
+        convolution: state of the convolution, or None without one.
+        layers: one state per layer.
+    """
+
+    length: Int[Array, " B"]
+    convolution: Any
+    layers: tuple
+
+
+class TrajectoryTransformer(nnx.Module):
+    """Embedding, optional convolution, layers, a last norm and an action head.
+
+    Args:
+        shape: sizes of the tokens and actions.
+        backbone: size and kind of the layers.
+        schedule: how attention is computed.
+        timesteps: `learned` or `sinusoidal` embedding of the step within the episode.
+        convolution_taps: width of the causal convolution over embeddings; 0 leaves it out.
+        head: name of the action head, or `auto`.
+        num_bins: bins per component of a discretised head.
+        rngs: source of the initial parameters.
+
+    References:
+        Chen et al. 2021, arXiv:2106.01345, Section 3 (an action is read from the state's token).
+    """
+
+    def __init__(
+        self,
+        shape: TrajectoryShape,
+        backbone: BackboneConfig,
+        schedule: Schedule,
+        *,
+        timesteps: str,
+        convolution_taps: int,
+        head: str,
+        num_bins: int,
+        rngs: nnx.Rngs,
+    ):
+        self.tokens_per_step = shape.tokens_per_step
+        self.embedding_dropout = backbone.embedding_dropout
+        self.norm = backbone.norm
+        self.embedding = TokenEmbedding(
+            shape.num_features,
+            shape.tokens_per_step,
+            shape.num_timesteps,
+            shape.num_episodes,
+            backbone.width,
+            timesteps=timesteps,
+            dtype=backbone.dtype,
+            rngs=rngs,
+        )
+        self.convolution = (
+            CausalConvolution(backbone.width, convolution_taps, rngs=rngs) if convolution_taps else None
+        )
+        self.stack = Stack(
+            lambda rngs: TransformerLayer(backbone, schedule, rngs=rngs), backbone.num_layers, rngs=rngs
+        )
+        self.norm_scale = nnx.Param(jnp.ones(backbone.width, jnp.float32))
+        self.norm_bias = (
+            nnx.Param(jnp.zeros(backbone.width, jnp.float32)) if backbone.norm == "layer" else None
+        )
+        self.head = make_head(head, backbone.width, shape.actions, num_bins=num_bins, rngs=rngs)
+
+    def __call__(
+        self, tokens: Tokens, *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B L *P"]:
+        """Returns the head's parameters at every environment step of whole rows.
+
+        Args:
+            tokens: G * L tokens per row.
+            dropout_key: None turns dropout off (evaluation).
+        """
+        context = SequenceContext(
+            positions=_positions(tokens.segments),
+            segments=tokens.segments,
+            is_valid=tokens.segments > 0,
+            dropout_key=dropout_key,
+        )
+        x = self.embedding(tokens)
+        if self.convolution is not None:
+            x, _ = self.convolution(x, context)
+        if dropout_key is not None and self.embedding_dropout:
+            # Layers fold small indices into the key; a fold far from them keeps the draws independent.
+            x = dropout.residual_dropout(x, jax.random.fold_in(dropout_key, 1 << 20), self.embedding_dropout)
+        x, _ = self.stack(x, context)
+        return self._read_actions(x)
+
+    def init_state(self, num_rows: int, capacity: int) -> DecodeState:
+        """Returns the state of `num_rows` empty rows that will hold at most `capacity` tokens each."""
+        convolution = None if self.convolution is None else self.convolution.init_state(num_rows, capacity)
+        return DecodeState(
+            jnp.zeros(num_rows, jnp.int32), convolution, self.stack.init_state(num_rows, capacity)
+        )
+
+    def reset(self, state: DecodeState, rows: Bool[Array, " B"]) -> DecodeState:
+        """Returns the state in which `rows` have read nothing."""
+        convolution = state.convolution
+        if self.convolution is not None:
+            convolution = self.convolution.reset(convolution, rows)
+        length = jnp.where(rows, 0, state.length)
+        return DecodeState(length, convolution, self.stack.reset(state.layers, rows))
+
+    def decode(self, tokens: Tokens, state: DecodeState) -> tuple[Float[Array, "B L *P"], DecodeState]:
+        """Continues rows where their states end; rows may be at different positions.
+
+        Args:
+            tokens: one or more environment steps per row; the valid tokens of a row must be contiguous.
+            state: from `init_state` or an earlier call.
+
+        Returns:
+            The head's parameters at every step (meaningless where the step is invalid), and the state after it.
+        """
+        is_valid = tokens.segments > 0
+        context = SequenceContext(
+            positions=state.length[:, None]
+            + jnp.maximum(jnp.cumsum(is_valid, axis=1, dtype=jnp.int32) - 1, 0),
+            segments=tokens.segments,
+            is_valid=is_valid,
+        )
+        x, convolution = self.embedding(tokens), state.convolution
+        if self.convolution is not None:
+            x, convolution = self.convolution(x, context, convolution)
+        x, layers = self.stack(x, context, state.layers)
+        length = state.length + is_valid.sum(axis=1, dtype=jnp.int32)
+        return self._read_actions(x), DecodeState(length, convolution, layers)
+
+    def _read_actions(self, x: Float[Array, "B T D"]) -> Float[Array, "B L *P"]:
+        """The last token of a step's group is the one that knows all."""
+        last = x[:, self.tokens_per_step - 1 :: self.tokens_per_step]
+        if self.norm_bias is None:
+            return self.head(norms.rms_norm(last, self.norm_scale[...]))
+        return self.head(norms.layer_norm(last, self.norm_scale[...], self.norm_bias[...]))
+
+
+def _positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Places within the segment: a packed chain sees the same positions as one that stands alone."""
+    index = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32)[None], segments.shape)
+    is_start = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(is_start, index, 0), axis=1)

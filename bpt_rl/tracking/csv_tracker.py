@@ -1,0 +1,84 @@
+"""Metrics as a CSV file that can be read while it grows, and that survives being cut off."""
+
+import csv
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+STEP = "step"
+
+
+class CsvTracker:
+    """Appends one row per call; a metric that was not seen before becomes a new last column.
+
+    Every row reaches the file before `log` returns. The rare row that brings a new column rewrites the file beside
+    itself and takes its place at once, so that no reader sees half of it; cells of metrics that a row does not have
+    are empty.
+
+    Args:
+        path: of the file; its folder must exist.
+        resume_step: rows up to this gradient step are kept, later ones (from after the checkpoint that a run
+            continues from) are dropped; 0 starts the file anew.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int = 0):
+        self.path = Path(path)
+        self.columns, rows = (STEP,), []
+        if resume_step and self.path.exists():
+            self.columns, rows = _read_whole_rows(self.path)
+            rows = [row for row in rows if int(row[STEP]) <= resume_step]
+        self._rewrite(rows)
+
+    def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
+        """Appends a row.
+
+        Raises:
+            ValueError: a metric is called `step`.
+        """
+        if STEP in metrics:
+            raise ValueError(f"a metric cannot be called {STEP!r}: that is the name of the first column")
+        new = tuple(name for name in metrics if name not in self.columns)
+        if new:
+            self._file.close()
+            _, rows = _read_whole_rows(self.path)
+            self.columns += new
+            self._rewrite(rows)
+        self._write({STEP: str(step)} | {name: _text(value) for name, value in metrics.items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        partial = self.path.with_name(self.path.name + ".partial")
+        self._open(partial, "w")
+        self._writer.writeheader()
+        for row in rows:
+            self._write(row)
+        self._file.close()
+        os.replace(partial, self.path)
+        self._open(self.path, "a")
+
+    def _open(self, path: Path, mode: str) -> None:
+        self._file = path.open(mode, newline="")
+        self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
+
+    def _write(self, row: Mapping[str, str]) -> None:
+        self._writer.writerow(row)
+
+
+def _read_whole_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Returns the columns and the rows; a last line that was cut off in writing is left out."""
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    reader = csv.DictReader(lines)
+    rows = list(reader)
+    return tuple(reader.fieldnames or (STEP,)), rows
+
+
+def _text(value: float) -> str:
+    """Returns the shortest text that reads back as the same number."""
+    number = float(value)
+    return str(int(number)) if number.is_integer() and math.fabs(number) < 1e15 else repr(number)

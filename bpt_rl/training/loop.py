@@ -1,0 +1,159 @@
+"""The training loop: one pure gradient step, and a generator that repeats it.
+
+Logging, evaluation and checkpoints are the consumer's: it sees a record after every step, whose numbers are still on
+the device, and decides when to wait for them.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Float, Key
+
+from bpt_rl.training.state import TrainState
+from bpt_rl.types import Array, UserError, Window
+
+Metrics: TypeAlias = dict[str, Array]
+LossFunction: TypeAlias = Callable[[Any, Window, Array], tuple[Array, Metrics]]
+TrainStep: TypeAlias = Callable[[TrainState, Window, Array], tuple[TrainState, Metrics]]
+
+
+class StepRecord(NamedTuple):
+    """What one gradient step left behind.
+
+    Attributes:
+        step: gradient steps done, this one included.
+        metrics: scalars on the device; turning one into a float waits for the step to finish.
+        state: after the step; the next step consumes it, so use it before asking for the next record, or copy it.
+    """
+
+    step: int
+    metrics: Metrics
+    state: TrainState
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    loss_fn: LossFunction,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Returns one gradient step as a jitted function `(state, batch, key) -> (state, metrics)`.
+
+    The state is donated. The key is the run's, the same at every step: the step folds its own number into it, so that
+    the randomness of a step is a function of (seed, step). Beside the metrics of the loss there is `gradient_norm`,
+    before clipping.
+
+    Args:
+        graphdef: structure of the model.
+        loss_fn: `(model, batch, key) -> (loss, metrics)`, the loss a mean weighted by `batch.loss_weights`.
+        tx: the optimiser.
+        accumulate: equal parts of the batch's rows whose gradients are computed one after the other; the sum is the
+            gradient of the whole batch (with dropout, each part draws its own).
+    """
+
+    def train_step(state: TrainState, batch: Window, key: Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        gradients, metrics = _gradients(graphdef, loss_fn, state.params, batch, key, accumulate)
+        # Optax mixes Python scalars, int32 counts and float32 freely; only here is that allowed.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
+        return TrainState(params, opt_state, state.step + 1), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def train(
+    state: TrainState,
+    train_step: TrainStep,
+    batches: Iterator[Window],
+    *,
+    seed: int,
+    num_steps: int,
+) -> Iterator[StepRecord]:
+    """Yields a record after every gradient step, without waiting for it to finish.
+
+    Args:
+        state: where to begin; consumed. Its `step` may be above 0 (a resumed run).
+        train_step: from `make_train_step`, or compiled ahead of time.
+        batches: the batch of the state's next step first.
+        seed: of dropout.
+        num_steps: gradient steps in all, those before a resume included.
+
+    Raises:
+        ValueError: the batches end too early.
+    """
+    key = jax.random.key(seed)
+    for step in range(int(state.step), num_steps):
+        batch = next(batches, None)
+        if batch is None:
+            raise ValueError(
+                f"expected batches for steps up to {num_steps}, but they ended after step {step}"
+            )
+        state, metrics = train_step(state, batch, key)
+        yield StepRecord(step + 1, metrics, state)
+
+
+def average(records: Sequence[StepRecord]) -> dict[str, float]:
+    """Returns the mean of every metric over the records, as floats; waits for their steps to finish.
+
+    Raises:
+        ValueError: there are no records.
+        UserError: a loss or a gradient is not finite; names the first such step among the records.
+    """
+    if not records:
+        raise ValueError("expected at least one record to average, got none")
+    metrics = jax.device_get([record.metrics for record in records])
+    for record, values in zip(records, metrics, strict=True):
+        bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"training diverged at gradient step {record.step}: {', '.join(bad)}; expected finite numbers. Try a "
+                f"lower optimizer.learning_rate, a longer optimizer.warmup_steps, optimizer.clip=1, or "
+                f"backbone.dtype=float32; checkpoints saved before step {record.step} are unharmed"
+            )
+    return {name: sum(float(values[name]) for values in metrics) / len(metrics) for name in metrics[0]}
+
+
+def _gradients(
+    graphdef: nnx.GraphDef, loss_fn: LossFunction, params: Any, batch: Window, key: Key[Array, ""], parts: int
+) -> tuple[Any, Metrics]:
+    """Returns gradients and metrics of the batch, computed in `parts` parts that are weighted by their loss weights."""
+
+    def loss(params: Any, part: Window, key: Array) -> tuple[Float[Array, ""], Metrics]:
+        return loss_fn(nnx.merge(graphdef, params), part, key)
+
+    if parts == 1:
+        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch, key)
+        return gradients, metrics
+
+    rows = batch.loss_weights.shape[0]
+    if rows % parts:
+        raise UserError(
+            f"training.accumulate={parts} must divide the rows of a batch, but there are {rows}; take a divisor of "
+            f"{rows}, or change training.batch_steps"
+        )
+    cut = jax.tree.map(lambda column: column.reshape(parts, rows // parts, *column.shape[1:]), batch)
+    total = batch.loss_weights.sum()
+
+    def body(sums: tuple[Any, Metrics], part: tuple[Array, Window]) -> tuple[tuple[Any, Metrics], None]:
+        index, window = part
+        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, window, jax.random.fold_in(key, index)
+        )
+        share = window.loss_weights.sum() / total
+        return jax.tree.map(lambda sum_, value: sum_ + share * value, sums, (gradients, metrics)), None
+
+    shapes = jax.eval_shape(
+        lambda: jax.grad(loss, has_aux=True)(params, jax.tree.map(lambda c: c[0], cut), key)
+    )
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    sums, _ = jax.lax.scan(body, zeros, (jnp.arange(parts), cut))
+    return sums

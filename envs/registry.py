@@ -1,0 +1,115 @@
+"""One front door: the embedded families and every Gymnasium id, by configuration."""
+
+import functools
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from jaxtyping import Int
+
+from bpt_rl.types import DiscreteActions, EnvSpec
+from envs import cue_bandit, dark_room
+from envs.config import FAMILIES, EnvConfig
+
+
+def is_family(config: EnvConfig) -> bool:
+    """Tells whether the environment is one of the embedded families of tasks."""
+    return config.name in FAMILIES
+
+
+def env_spec(config: EnvConfig) -> EnvSpec:
+    """Returns what an agent must know of the environment.
+
+    Raises:
+        UserError: the id is unknown, its simulator is missing, or its spaces are none that agents can use.
+    """
+    match config.name:
+        case "dark_room":
+            actions = DiscreteActions(len(dark_room.MOVES))
+            return EnvSpec("dark_room", 2 * config.grid_size, actions, dark_room.max_episode_steps(config))
+        case "cue_bandit":
+            actions = DiscreteActions(config.num_arms)
+            return EnvSpec("cue_bandit", config.num_cues, actions, cue_bandit.max_episode_steps(config))
+        case _:
+            from envs import simulators
+
+            return simulators.simulator_spec(config)
+
+
+def training_tasks(config: EnvConfig) -> Int[np.ndarray, " tasks"]:
+    """Returns the ids of the tasks that training data may come from; 0 alone where there is one task only."""
+    return _split(config)[0]
+
+
+def held_out_tasks(config: EnvConfig) -> Int[np.ndarray, " tasks"]:
+    """Returns the ids of the tasks to evaluate on; 0 alone where there is one task only."""
+    return _split(config)[1]
+
+
+def optimal_return(config: EnvConfig) -> float | None:
+    """Returns what an agent that knows the task would earn, the mean over the held-out tasks; None if unknown."""
+    match config.name:
+        case "dark_room":
+            return float(dark_room.optimal_returns(config, held_out_tasks(config)).mean())
+        case "cue_bandit":
+            return float(cue_bandit.max_episode_steps(config))
+        case _:
+            return None
+
+
+def make_vector(
+    config: EnvConfig,
+    num_envs: int,
+    *,
+    tasks: Int[np.ndarray, " B"] | None = None,
+    render_mode: str | None = None,
+) -> VectorEnv[np.ndarray, np.ndarray, np.ndarray]:
+    """Makes environments side by side, each of which begins and ends its episodes on its own.
+
+    Observations are float32 `[B, O]`, rewards float64. Autoreset is off: a row that is over keeps its flag, earns 0 and
+    ignores its actions until `reset(options={"reset_mask": rows})` begins its next episode. `reset(seed=s)` seeds row b
+    with s + b; what a row plays then depends on nothing that happens in the others.
+
+    Args:
+        config: which environment.
+        num_envs: B.
+        tasks: task id of every row; by default the held-out tasks in turn.
+        render_mode: None or `rgb_array`.
+
+    Raises:
+        UserError: the id is unknown, its simulator is missing, or its spaces are none that agents can use.
+        ValueError: there are not `num_envs` tasks, or a task does not exist.
+    """
+    tasks = np.resize(held_out_tasks(config), num_envs) if tasks is None else tasks
+    if len(tasks) != num_envs or num_envs < 1:
+        raise ValueError(
+            f"got {len(tasks)} tasks for {num_envs} environments; expected one each, and at least one"
+        )
+    match config.name:
+        case "dark_room":
+            return dark_room.DarkRoomVectorEnv(config, tasks, render_mode)
+        case "cue_bandit":
+            return cue_bandit.CueBanditVectorEnv(config, tasks, render_mode)
+        case _:
+            return _make_simulators(config, tasks, render_mode)
+
+
+def _make_simulators(
+    config: EnvConfig, tasks: Int[np.ndarray, " B"], render_mode: str | None
+) -> VectorEnv[Any, Any, Any]:
+    from envs import independent_rows, simulators
+
+    if tasks.any():
+        raise ValueError(f"{config.name} has one task, 0; got task {tasks[tasks != 0][0]}")
+    maker = functools.partial(simulators.make_single, config, render_mode)
+    return independent_rows.side_by_side([maker] * len(tasks), parallel=config.parallel)
+
+
+def _split(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
+    match config.name:
+        case "dark_room":
+            return dark_room.split_tasks(config)
+        case "cue_bandit":
+            return cue_bandit.split_tasks(config)
+        case _:
+            return np.zeros(1, int), np.zeros(1, int)

@@ -1,0 +1,16 @@
+"""Which simulators a result was made with."""
+
+import importlib.metadata
+
+_SIMULATORS = ("gymnasium", "gymnasium-robotics", "mujoco")
+
+
+def simulator_versions() -> dict[str, str]:
+    """Returns the version of every simulator package that is installed, without importing any."""
+    versions = {}
+    for name in _SIMULATORS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,73 @@
+"""Progress is a bar on a terminal and few plain lines elsewhere, and its arithmetic is right."""
+
+import io
+import sys
+
+import pytest
+
+from bpt_rl.tracking import progress
+
+
+class _Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def _play(clock, updates=5, seconds=1.0):
+    with progress.show_progress("train", 40, rate_name="tokens", rate_per_unit=500) as display:
+        for done in range(1, updates + 1):
+            clock.now += seconds
+            display.update(done, {"loss": 1.23456})
+
+
+def test_a_short_job_prints_one_plain_line(clock, capsys):
+    _play(clock)
+    # One unit a second since the first update, 35 units left.
+    assert capsys.readouterr().err == "train 5/40  loss 1.235  500 tokens/s  0:35 left\n"
+
+
+def test_a_long_job_prints_a_line_every_fifteen_seconds_and_one_at_the_end(clock, capsys):
+    _play(clock, updates=9, seconds=4.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["4/40", "8/40", "9/40"]
+    assert all("125 tokens/s" in line for line in lines)
+
+
+def test_nothing_done_prints_nothing(clock, capsys):
+    _play(clock, updates=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_shows_a_bar(clock, monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    _play(clock)
+    for text in ("train", "5/40", "500 tokens/s"):
+        assert text in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.5, "0.5"), (38214.0, "38.2k"), (2.5e6, "2.5M"), (7e9, "7G"), (999.4, "999")]
+)
+def test_rates_are_short(number, text):
+    assert progress._short(number) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (75.2, "1:15"), (3700.0, "1:01:40")])
+def test_times_are_clocks(seconds, text):
+    assert progress._clock(seconds) == text

@@ -1,0 +1,237 @@
+"""MuJoCo environments behave as their own documentation and recorded data say; what cannot be made is explained."""
+
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+
+from bpt_rl.types import ContinuousActions, EnvSpec, UserError
+from envs import registry, simulators
+from envs.config import EnvConfig
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the current folder.
+
+
+@pytest.fixture
+def mujoco():
+    return pytest.importorskip("mujoco")
+
+
+@pytest.fixture
+def robotics(mujoco):
+    return pytest.importorskip("gymnasium_robotics")
+
+
+@pytest.mark.usefixtures("mujoco")
+@pytest.mark.parametrize(
+    ("name", "observation_size", "action_width"),
+    [
+        ("Hopper-v4", 11, 3),
+        ("Hopper-v5", 11, 3),
+        ("HalfCheetah-v4", 17, 6),
+        ("HalfCheetah-v5", 17, 6),
+        ("Walker2d-v5", 17, 6),
+        ("Ant-v5", 105, 8),
+    ],
+)
+def test_locomotion_is_made_without_a_warning(name, observation_size, action_width):
+    actions = ContinuousActions((-1.0,) * action_width, (1.0,) * action_width)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert registry.env_spec(EnvConfig(name)) == EnvSpec(name, observation_size, actions, 1000)
+    assert not caught
+
+
+@pytest.mark.usefixtures("robotics")
+def test_adroit_and_dict_observations_are_made():
+    spec = registry.env_spec(EnvConfig("AdroitHandDoor-v1", max_episode_steps=400))
+    assert (spec.observation_size, spec.actions.width, spec.max_episode_steps) == (39, 28, 400)
+    assert registry.env_spec(EnvConfig("PointMaze_UMaze-v3")).observation_size == 8
+
+
+def test_environments_can_be_filmed():
+    config = EnvConfig("FilmedForTests-v0")
+    with pytest.MonkeyPatch.context() as patch:
+        spec = gymnasium.envs.registration.EnvSpec("FilmedForTests-v0", entry_point=_Filmed)
+        patch.setitem(gymnasium.registry, "FilmedForTests-v0", spec)
+        env = registry.make_vector(config, 2, render_mode="rgb_array")
+    env.reset(seed=0)
+    assert [frame.shape for frame in env.render()] == [(4, 5, 3)] * 2
+
+
+@pytest.mark.usefixtures("mujoco")
+def test_hoppers_fall_one_by_one_and_get_up_when_told():
+    env = registry.make_vector(EnvConfig("Hopper-v5"), 3)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    ends = []
+    for t in range(200):
+        _, rewards, terminated, _, _ = env.step(env.action_space.sample())
+        for row in np.flatnonzero(terminated):
+            ends.append((int(row), t))
+        if terminated.all():
+            break
+    assert terminated.all()
+    assert len({min(t for row, t in ends if row == which) for which in range(3)}) > 1
+    env.reset(options={"reset_mask": np.array([False, True, False])})
+    _, rewards, terminated, _, _ = env.step(env.action_space.sample())
+    assert terminated.tolist() == [True, False, True]
+    assert (rewards != 0).tolist() == [False, True, False]
+    env.close()
+
+
+@pytest.mark.usefixtures("robotics")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AdroitHandDoor-v1",
+        "AdroitHandHammer-v1",
+        "AdroitHandRelocate-v1",
+        "gymnasium_robotics:AdroitHandDoor-v1",
+    ],
+)
+def test_adroit_pays_minus_a_tenth_for_each_metre_to_the_object(name):
+    palms = {
+        "Door": ("grasp_site_id", "handle_site_id"),
+        "Hammer": ("S_grasp_site_id",),
+        "Relocate": ("S_grasp_site_id",),
+    }
+    as_d4rl, as_is = (simulators.make_single(EnvConfig(name, d4rl_rewards=flag)) for flag in (True, False))
+    as_d4rl.reset(seed=3)
+    as_is.reset(seed=3)
+    as_d4rl.action_space.seed(0)
+    for _ in range(4):
+        action = as_d4rl.action_space.sample()
+        mine, native = as_d4rl.step(action)[1], as_is.step(action)[1]
+        simulator = as_is.unwrapped
+        sites = palms[name.partition("AdroitHand")[2][:-3]]
+        palm = simulator.data.site_xpos[getattr(simulator, sites[0])]
+        if len(sites) == 2:
+            target = simulator.data.site_xpos[getattr(simulator, sites[1])]
+        else:
+            target = simulator.data.xpos[simulator.obj_body_id]
+        assert native - mine == pytest.approx(0.2 * np.linalg.norm(palm - target))
+    as_d4rl.close()
+    as_is.close()
+
+
+class _SharesItsArray(gymnasium.Env):
+    """Shows the same array at every step, changed in place, as FrankaKitchen does."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.shown = np.zeros(2, np.float32)
+        return self.shown, {}
+
+    def step(self, action):
+        self.shown += 1
+        return self.shown, 0.0, False, False, {}
+
+
+class _Filmed(_SharesItsArray):
+    """Can be rendered."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as Gymnasium declares it)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        assert self.render_mode == "rgb_array"
+        return np.zeros((4, 5, 3), np.uint8)
+
+
+def test_an_environment_that_shares_its_array_shows_a_copy_and_raises_no_warning(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Shares-v0", entry_point=_SharesItsArray)
+    monkeypatch.setitem(gymnasium.registry, "Shares-v0", spec)
+    env = simulators.make_single(EnvConfig("Shares-v0"))
+    seen = [env.reset()[0], *(env.step(0)[0] for _ in range(3))]
+    assert [float(observation[0]) for observation in seen] == [0, 1, 2, 3]
+
+
+def _replay(path, demos) -> tuple[list[float], list[float]]:
+    """Plays recorded demonstrations of the door again; returns what they earn now and what the file says."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path) as file:
+        ends = np.flatnonzero(file["terminals"][:] | file["timeouts"][:]) + 1
+        starts = np.concatenate([[0], ends[:-1]])
+        replayed, stored = [], []
+        env = registry.make_vector(EnvConfig("AdroitHandDoor-v1", max_episode_steps=400), 1)
+        for demo in demos:
+            state = {key: file[f"metadata/init_{key}"][demo] for key in ("qpos", "qvel", "door_body_pos")}
+            env.reset(seed=0, options={"initial_state_dict": state})
+            steps = slice(starts[demo], ends[demo])
+            replayed.append(sum(float(env.step(action[None])[1][0]) for action in file["actions"][steps]))
+            stored.append(float(file["rewards"][steps].sum(dtype=np.float64)))
+        env.close()
+    return replayed, stored
+
+
+@pytest.mark.usefixtures("robotics")
+def test_recorded_demonstrations_of_the_door_earn_what_the_file_says(shared_data):
+    # Two of those on which this version of MuJoCo stays with the recorded one; in others contacts go another way and
+    # single returns differ by up to 38 %, though not their mean (below). The simulator's own sign would add 0.9 %.
+    replayed, stored = _replay(shared_data / "real" / "door-human-dapg.hdf5", (9, 12))
+    np.testing.assert_allclose(replayed, stored, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("robotics")
+def test_all_demonstrations_of_the_door_earn_what_the_file_says(shared_data):
+    replayed, stored = _replay(shared_data / "real" / "door-human-dapg.hdf5", range(25))
+    assert np.mean(stored) == pytest.approx(794.1, abs=0.1)
+    assert np.mean(replayed) == pytest.approx(795.9, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Hoper-v5", r"no environment is called 'Hoper-v5'; the nearest names are Hopper-v5"),
+        ("dark_rom", r"nearest names are dark_room"),
+        ("zzzqqq", r"known are dark_room, cue_bandit"),
+        ("Hopper", r"nearest names are Hopper-v5"),
+        (
+            "no_such_module:Env-v0",
+            r"Env-v0 cannot be made: No module named 'no_such_module'.*Install the package",
+        ),
+        ("CarRacing-v99", r"no environment is called 'CarRacing-v99'"),
+    ],
+)
+def test_a_name_that_nobody_knows_is_refused_with_the_nearest(name, message):
+    with pytest.raises(UserError, match=message):
+        registry.env_spec(EnvConfig(name))
+
+
+def test_an_environment_of_mujoco_py_is_refused_with_its_newer_versions():
+    with pytest.raises(UserError, match=r"mujoco_py, .* take the newest of .*Hopper-v4, Hopper-v5"):
+        registry.env_spec(EnvConfig("Hopper-v3"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"), [("mujoco", "Hopper-v5"), ("gymnasium_robotics", "AdroitHandDoor-v1")]
+)
+def test_a_missing_simulator_is_named_with_its_extra(missing, name):
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from bpt_rl.types import UserError
+from envs import registry
+from envs.config import EnvConfig
+try:
+    registry.env_spec(EnvConfig({name!r}))
+except UserError as error:
+    print(error)
+"""
+    root = str(simulators.__file__).rsplit("/", 2)[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert "not installed" in done.stdout
+    assert "pip install -e '.[mujoco]'" in done.stdout
