@@ -40,6 +40,10 @@ class HoldAfterEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
         ends = {"is_terminated": bool(terminated), "is_truncated": bool(truncated)} if self._is_over else {}
         return self._last, float(reward), False, False, ends
 
+    def render(self) -> Any:
+        """Returns a picture, or None if the environment was not made to be rendered (simulators warn, or fail)."""
+        return self.env.render() if self.render_mode else None
+
 
 class IndependentRows(VectorWrapper):
     """A vector of `HoldAfterEnd` environments: flags stay up from the end of a row until it is reset."""

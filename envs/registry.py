@@ -62,7 +62,7 @@ def make_vector(
     num_envs: int,
     *,
     tasks: Int[np.ndarray, " B"] | None = None,
-    render_mode: str | None = None,
+    num_rendered: int = 0,
 ) -> VectorEnv[np.ndarray, np.ndarray, np.ndarray]:
     """Makes environments side by side, each of which begins and ends its episodes on its own.
 
@@ -74,7 +74,8 @@ def make_vector(
         config: which environment.
         num_envs: B.
         tasks: task id of every row; by default the held-out tasks in turn.
-        render_mode: None or `rgb_array`.
+        num_rendered: how many of the first rows `render()` shows, each as an array of pixels; what it shows of the
+            other rows may be None.
 
     Raises:
         UserError: the id is unknown, its simulator is missing, or its spaces are none that agents can use.
@@ -85,24 +86,28 @@ def make_vector(
         raise ValueError(
             f"got {len(tasks)} tasks for {num_envs} environments; expected one each, and at least one"
         )
+    render_mode = "rgb_array" if num_rendered else None
     match config.name:
         case "dark_room":
             return dark_room.DarkRoomVectorEnv(config, tasks, render_mode)
         case "cue_bandit":
             return cue_bandit.CueBanditVectorEnv(config, tasks, render_mode)
         case _:
-            return _make_simulators(config, tasks, render_mode)
+            return _make_simulators(config, tasks, num_rendered)
 
 
 def _make_simulators(
-    config: EnvConfig, tasks: Int[np.ndarray, " B"], render_mode: str | None
+    config: EnvConfig, tasks: Int[np.ndarray, " B"], num_rendered: int
 ) -> VectorEnv[Any, Any, Any]:
     from envs import independent_rows, simulators
 
     if tasks.any():
         raise ValueError(f"{config.name} has one task, 0; got task {tasks[tasks != 0][0]}")
-    maker = functools.partial(simulators.make_single, config, render_mode)
-    return independent_rows.side_by_side([maker] * len(tasks), parallel=config.parallel)
+    makers = [
+        functools.partial(simulators.make_single, config, "rgb_array" if row < num_rendered else None)
+        for row in range(len(tasks))
+    ]
+    return independent_rows.side_by_side(makers, parallel=config.parallel)
 
 
 def _split(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:

@@ -1,14 +1,14 @@
 """Imitates every action of the episodes that were kept."""
 
-from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from bpt_rl.data.tokens import TokenReader
+from bpt_rl.nn.trajectory_transformer import TrajectoryTransformer
 from bpt_rl.types import Window
 
 
 def loss(
-    model: nnx.Module, reader: TokenReader, batch: Window, key: Key[Array, ""]
+    model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""]
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of the actions."""
     parameters = model(reader.read_window(batch), dropout_key=key)

@@ -15,6 +15,7 @@ References:
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
@@ -67,7 +68,7 @@ def feature_width(spec: EnvSpec) -> int:
 def action_features(actions: Num[Array, "B L *A"], spec: ActionSpec) -> Float[Array, "B L W"]:
     """Returns actions as features: one-hot, or scaled from the bounds to [-1, 1]."""
     if isinstance(spec, DiscreteActions):
-        return jnp.asarray(actions[..., None] == jnp.arange(spec.num_actions), jnp.float32)
+        return jax.nn.one_hot(jnp.asarray(actions), spec.num_actions, dtype=jnp.float32)
     low, high = jnp.asarray(spec.low, jnp.float32), jnp.asarray(spec.high, jnp.float32)
     axes = tuple(range(actions.ndim - 1))
     low, high = jnp.expand_dims(low, axes), jnp.expand_dims(high, axes)

@@ -37,6 +37,7 @@ class PolicyState:
         is_pending: rows whose next step begins an episode.
         target: target return of the current (or pending) episode, raw units.
         remaining: target minus the rewards so far of the current episode, raw units.
+        last_action: latest action of each row, as features.
         parameters: what the head said at the last `act`, for tests and inspection.
     """
 
@@ -49,6 +50,7 @@ class PolicyState:
     is_pending: Bool[np.ndarray, " B"]
     target: Float[np.ndarray, " B"]
     remaining: Float[np.ndarray, " B"]
+    last_action: Float[np.ndarray, "B A"]
     parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -103,6 +105,7 @@ class TransformerPolicy:
             is_pending=np.zeros(num_rows, bool),
             target=np.zeros(num_rows),
             remaining=np.zeros(num_rows),
+            last_action=np.zeros((num_rows, self.reader.spec.actions.width), np.float32),
         )
 
     def begin_episode(
@@ -136,9 +139,7 @@ class TransformerPolicy:
             stale & (state.filled == 1),
             jax.random.fold_in(state.key, state.num_acts),
         )
-        # The action of this step is the previous action of the next; its slot is overwritten if none follows.
-        rows = np.flatnonzero(active & (state.filled < self.capacity))
-        state.context.previous_action[rows, state.filled[rows]] = np.asarray(features)[rows]
+        state.last_action[active] = np.asarray(features)[active]
         state.parameters = np.asarray(parameters)
         state.num_acts += 1
         return state, np.asarray(actions)
@@ -194,6 +195,7 @@ class TransformerPolicy:
             observation[rows] - normaliser.observation_mean
         ) / normaliser.observation_std
         columns["previous_observation"][rows, at] = context.observation[rows, before] * has_previous[:, None]
+        columns["previous_action"][rows, at] = state.last_action[rows] * has_previous[:, None]
         columns["previous_reward"][rows, at] = previous_reward[rows] / normaliser.reward_scale * has_previous
         columns["previous_completion"][rows, at] = reaches_target[rows] & is_first & has_previous
         columns["return_to_go"][rows, at] = state.remaining[rows] / normaliser.return_scale
@@ -241,7 +243,6 @@ def _compiled(
 
     def prefill(params, state, inputs, rows):
         model = nnx.merge(graphdef, params)
-        capacity = state.layers[0].key.shape[1] if state.layers else 0
         _, fresh = model.decode(reader.read(inputs), model.init_state(inputs.segment.shape[0], capacity))
         return jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), state, fresh)
 

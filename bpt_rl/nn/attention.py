@@ -1,6 +1,6 @@
 """A pre-norm transformer layer; its state is a key-value cache."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.sequence_layer import SequenceContext
 from bpt_rl.ops import transformer_block as block
-from bpt_rl.ops.attention import attention
+from bpt_rl.ops.attention import attend_heads_first, join_heads, split_heads
 from bpt_rl.ops.config import Schedule
+from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Mask
 
 
@@ -24,8 +25,8 @@ class KeyValueCache(NamedTuple):
         length: tokens held, per row.
     """
 
-    key: Float[Array, "B S K H"]
-    value: Float[Array, "B S K H"]
+    key: Float[Array, "B K S H"]
+    value: Float[Array, "B K S H"]
     length: Int[Array, " B"]
 
 
@@ -60,7 +61,8 @@ class TransformerLayer(nnx.Module):
 
     def init_state(self, num_rows: int, capacity: int) -> KeyValueCache:
         """Returns an empty cache for `num_rows` rows of at most `capacity` tokens."""
-        shape = (num_rows, capacity, *self.key[...].shape[-2:])
+        _, K, H = self.key[...].shape
+        shape = (num_rows, K, capacity, H)
         empty = lambda: jnp.zeros(shape, jnp.dtype(self.spec.dtype))
         return KeyValueCache(empty(), empty(), jnp.zeros(num_rows, jnp.int32))
 
@@ -110,12 +112,20 @@ class TransformerLayer(nnx.Module):
         mask = Mask(
             window=self.window, query_offset=state.length - num_valid - first_valid, key_lengths=state.length
         )
-        attended = attention(query, state.key, state.value, mask, schedule=self.spec.schedule)
-        return block.finish_block(x, attended, params, spec=self.spec), state
+        attended = attend_heads_first(
+            split_heads(query, key.shape[2]),
+            state.key,
+            state.value,
+            mask,
+            schedule=self.spec.schedule,
+            dropout=AttentionDropout(),
+        )
+        return block.finish_block(x, join_heads(attended), params, spec=self.spec), state
 
     def _params(self) -> block.BlockParams:
-        leaf = lambda param: None if param is None else param[...]
-        return block.BlockParams(**{name: leaf(getattr(self, name)) for name in block.BlockParams._fields})
+        leaves = ((name, getattr(self, name)) for name in block.BlockParams._fields)
+        params: dict[str, Any] = {name: None if leaf is None else leaf[...] for name, leaf in leaves}
+        return block.BlockParams(**params)
 
 
 def block_spec(config: BackboneConfig, schedule: Schedule) -> block.BlockSpec:
@@ -138,12 +148,13 @@ def _append(
     context: SequenceContext,
 ) -> KeyValueCache:
     """Writes each row's valid tokens behind what the row already holds."""
-    capacity = state.key.shape[1]
+    capacity = state.key.shape[2]
     slot = state.length[:, None] + jnp.cumsum(context.is_valid, axis=1, dtype=jnp.int32) - 1
-    slot = jnp.where(context.is_valid, slot, capacity)  # Out of range: dropped.
-    row = jnp.arange(key.shape[0])[:, None]
+    slot = jnp.where(context.is_valid, slot, capacity)[:, None]  # Out of range: dropped.
+    row, head = jnp.arange(key.shape[0])[:, None, None], jnp.arange(key.shape[2])[None, :, None]
+    write = lambda cache, new: cache.at[row, head, slot].set(jnp.moveaxis(new, 1, 2), mode="drop")
     return KeyValueCache(
-        state.key.at[row, slot].set(key, mode="drop"),
-        state.value.at[row, slot].set(value, mode="drop"),
+        write(state.key, key),
+        write(state.value, value),
         state.length + context.is_valid.sum(axis=1, dtype=jnp.int32),
     )

@@ -4,7 +4,7 @@ A head is a linear map to parameters, a loss per step in float32, and a way to c
 likely action, else a sample.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ HEADS = ("categorical", "deterministic", "gaussian", "discretised")
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
+@runtime_checkable
 class ActionHead(Protocol):
     """Maps features to a distribution over actions."""
 

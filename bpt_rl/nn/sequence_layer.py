@@ -1,6 +1,6 @@
 """What every sequence layer is: a map of tokens that may carry a state from one call to the next."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -22,6 +22,7 @@ class SequenceContext(NamedTuple):
     dropout_key: Key[Array, ""] | None = None
 
 
+@runtime_checkable
 class SequenceLayer(Protocol):
     """A causal layer; called without a state it maps a whole row, with one it continues where the state ends.
 

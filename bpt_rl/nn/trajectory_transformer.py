@@ -165,6 +165,7 @@ class TrajectoryTransformer(nnx.Module):
         if self.convolution is not None:
             x, convolution = self.convolution(x, context, convolution)
         x, layers = self.stack(x, context, state.layers)
+        assert layers is not None  # A state went in, so one comes out.
         length = state.length + is_valid.sum(axis=1, dtype=jnp.int32)
         return self._read_actions(x), DecodeState(length, convolution, layers)
 

@@ -60,9 +60,11 @@ def test_environments_can_be_filmed():
     with pytest.MonkeyPatch.context() as patch:
         spec = gymnasium.envs.registration.EnvSpec("FilmedForTests-v0", entry_point=_Filmed)
         patch.setitem(gymnasium.registry, "FilmedForTests-v0", spec)
-        env = registry.make_vector(config, 2, render_mode="rgb_array")
+        env = registry.make_vector(config, 3, num_rendered=2)
     env.reset(seed=0)
-    assert [frame.shape for frame in env.render()] == [(4, 5, 3)] * 2
+    first, second, third = env.render()
+    assert first.shape == second.shape == (4, 5, 3)
+    assert third is None
 
 
 @pytest.mark.usefixtures("mujoco")

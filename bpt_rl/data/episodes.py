@@ -1,0 +1,249 @@
+"""The store: a folder of episodes as memory-mapped columns, so that a dataset larger than memory is a dataset.
+
+`observations`, `actions` and `rewards` hold the steps of all episodes end to end; `offsets` says where each episode
+begins; `returns`, `tasks` and `is_terminal` have one value per episode. `manifest.json` describes every column, the
+environment and where the episodes come from. Values are checked when they are written, files when they are opened.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bpt_rl.data import store_files as files
+from bpt_rl.data.episode_checks import checked
+from bpt_rl.types import (
+    ActionSpec,
+    Columns,
+    ContinuousActions,
+    DiscreteActions,
+    EnvSpec,
+    Episode,
+    UserError,
+)
+
+FORMAT = 1
+STEP_COLUMNS = ("observations", "actions", "rewards")
+EPISODE_COLUMNS = ("offsets", "returns", "tasks", "is_terminal")
+MANIFEST_KEYS = ("spec", "columns", "metadata", "fingerprint")
+
+
+class EpisodeIndex(NamedTuple):
+    """What is known of the episodes without reading their steps; small, and kept in memory.
+
+    Attributes:
+        offsets: first step of every episode, and the number of steps in all at the end.
+        returns: sums of rewards, float64.
+        tasks: which task of a family.
+        is_terminal: whether the environment ended the episode.
+    """
+
+    offsets: Int[np.ndarray, " E+1"]
+    returns: Float[np.ndarray, " E"]
+    tasks: Int[np.ndarray, " E"]
+    is_terminal: Bool[np.ndarray, " E"]
+
+
+class EpisodeStore:
+    """An `EpisodeSource` over a store. Made by `open_store` and `write_store`.
+
+    Attributes:
+        folder: where the store is.
+        spec: the environment that the episodes come from.
+        metadata: JSON values that the writer left.
+        fingerprint: SHA-256 over the environment and the contents of all columns.
+        lengths: environment steps of every episode.
+        returns: sum of rewards of every episode, raw units.
+        tasks: task of every episode.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], steps: Columns, index: EpisodeIndex):
+        self.folder = folder
+        self.spec = spec_from_json(manifest["spec"])
+        self.metadata: dict[str, Any] = dict(manifest["metadata"])
+        self.fingerprint: str = manifest["fingerprint"]
+        self.lengths: Int[np.ndarray, " E"] = np.diff(index.offsets)
+        self.returns: Float[np.ndarray, " E"] = index.returns
+        self.tasks: Int[np.ndarray, " E"] = index.tasks
+        self._index = index
+        self._steps = steps
+
+    def __len__(self) -> int:
+        """How many episodes there are."""
+        return len(self.returns)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode `index`; its arrays are views of the files, read when they are looked at."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no episode {index} among {len(self)}")
+        index %= len(self)
+        start, end = self._index.offsets[index : index + 2]
+        observations, actions, rewards = (column[start:end] for column in self._steps)
+        is_terminal, task = self._index.is_terminal[index], self.tasks[index]
+        return Episode(observations, actions, rewards, is_terminal=bool(is_terminal), task=int(task))
+
+    def gather(self, steps: Int[np.ndarray, "*shape"]) -> Columns:
+        """Observations, actions and rewards at flat step indices, copied into memory."""
+        return Columns(*(np.take(column, steps, axis=0) for column in self._steps))
+
+
+def write_store(
+    folder: Path, spec: EnvSpec, episodes: Iterable[Episode], *, metadata: Mapping[str, Any]
+) -> EpisodeStore:
+    """Writes episodes one by one and returns the store; memory holds one episode and a few numbers for each.
+
+    Args:
+        folder: of the store; an older store there is replaced once the new one is whole.
+        spec: what every episode is checked against.
+        episodes: at least one, each at least one step.
+        metadata: JSON values: where the episodes come from.
+
+    Raises:
+        UserError: an episode does not fit `spec`, holds NaN or infinite values or arrays of unequal length; or there
+            is none; or `folder` is something else than a store.
+    """
+    folder = Path(folder)
+    with files.whole_folder(folder) as partial:
+        columns = _write_columns(partial, spec, episodes)
+        described = {"format": FORMAT, "spec": spec_to_json(spec), "columns": columns}
+        manifest = {**described, "metadata": dict(metadata), "fingerprint": _fingerprint(described)}
+        with (partial / files.MANIFEST).open("w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        # Opened before it takes its place: another writer may replace it right after.
+        store = open_store(partial)
+    store.folder = folder
+    return store
+
+
+def open_store(folder: Path) -> EpisodeStore:
+    """Returns the store in `folder` after checking every file against the manifest; the steps stay on disk.
+
+    Raises:
+        UserError: there is no store, it is of another format, or it is damaged; says which file and how.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    columns = {
+        name: files.open_column(folder, name, manifest["columns"][name])
+        for name in (*STEP_COLUMNS, *EPISODE_COLUMNS)
+    }
+    for name in EPISODE_COLUMNS:
+        if files.digest(columns[name]) != manifest["columns"][name]["sha256"]:
+            raise UserError(f"{folder / name}.npy was changed after it was written; {files.MAKE_AGAIN}")
+    index = EpisodeIndex(*(np.array(columns[name]) for name in EPISODE_COLUMNS))
+    steps = Columns(*(columns[name] for name in STEP_COLUMNS))
+    _require_consistent(folder, index, steps)
+    if _read_manifest(folder)["fingerprint"] != manifest["fingerprint"]:
+        return open_store(
+            folder
+        )  # Another writer took its place in the meantime: the files may be a mixture.
+    return EpisodeStore(folder, manifest, steps, index)
+
+
+def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
+    """Returns JSON values from which `spec_from_json` makes the same record."""
+    if isinstance(spec.actions, DiscreteActions):
+        actions: dict[str, Any] = {"kind": "discrete", "num_actions": spec.actions.num_actions}
+    else:
+        actions = {"kind": "continuous", "low": list(spec.actions.low), "high": list(spec.actions.high)}
+    return {
+        "name": spec.name,
+        "observation_size": spec.observation_size,
+        "actions": actions,
+        "max_episode_steps": spec.max_episode_steps,
+    }
+
+
+def spec_from_json(values: Mapping[str, Any]) -> EnvSpec:
+    """Returns the record that `spec_to_json` wrote down."""
+    actions = values["actions"]
+    spec: ActionSpec
+    if actions["kind"] == "discrete":
+        spec = DiscreteActions(actions["num_actions"])
+    else:
+        spec = ContinuousActions(tuple(actions["low"]), tuple(actions["high"]))
+    return EnvSpec(values["name"], values["observation_size"], spec, values["max_episode_steps"])
+
+
+def _write_columns(folder: Path, spec: EnvSpec, episodes: Iterable[Episode]) -> dict[str, Any]:
+    """Writes all columns and returns their entries in the manifest."""
+    writers = _step_writers(folder, spec)
+    offsets, returns, tasks, is_terminal = [0], [], [], []
+    try:
+        for number, episode in enumerate(episodes):
+            episode = checked(episode, spec, number)
+            for name in STEP_COLUMNS:
+                writers[name].append(getattr(episode, name))
+            offsets.append(offsets[-1] + len(episode))
+            returns.append(episode.total_return)
+            tasks.append(episode.task)
+            is_terminal.append(episode.is_terminal)
+        if not returns:
+            raise UserError(f"there are no episodes of {spec.name} to store: the dataset is empty")
+        index = (("<i8", offsets), ("<f8", returns), ("<i8", tasks), ("|b1", is_terminal))
+        for name, (dtype, values) in zip(EPISODE_COLUMNS, index, strict=True):
+            writers[name] = files.ColumnWriter(folder, name, dtype)
+            writers[name].append(np.array(values, dtype))
+        return {name: writer.close() for name, writer in writers.items()}
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+
+
+def _step_writers(folder: Path, spec: EnvSpec) -> dict[str, files.ColumnWriter]:
+    if isinstance(spec.actions, DiscreteActions):
+        actions = files.ColumnWriter(folder, "actions", "<i4")
+    else:
+        actions = files.ColumnWriter(folder, "actions", "<f4", (spec.actions.width,))
+    return {
+        "observations": files.ColumnWriter(folder, "observations", "<f4", (spec.observation_size,)),
+        "actions": actions,
+        "rewards": files.ColumnWriter(folder, "rewards", "<f4"),
+    }
+
+
+def _fingerprint(described: Mapping[str, Any]) -> str:
+    """SHA-256 of the manifest's description of environment and columns, which holds the digest of each column."""
+    essentials = {name: described[name] for name in ("format", "spec", "columns")}
+    return hashlib.sha256(json.dumps(essentials, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / files.MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"there is no dataset at {folder}: expected a folder with {files.MANIFEST}, as a collection or a "
+            f"conversion leaves it; look at dataset.path"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {files.MAKE_AGAIN}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path} is of format {found}, expected {FORMAT}; make the dataset again")
+    missing = [name for name in MANIFEST_KEYS if name not in manifest]
+    if missing or manifest["fingerprint"] != _fingerprint(manifest):
+        found = f"lacks {', '.join(missing)}" if missing else "was changed after it was written"
+        raise UserError(f"{path} {found}; {files.MAKE_AGAIN}")
+    return manifest
+
+
+def _require_consistent(folder: Path, index: EpisodeIndex, steps: Columns) -> None:
+    """Refuses columns that each are whole but do not belong together."""
+    counts = {name: len(column) for name, column in steps._asdict().items()}
+    offsets = index.offsets
+    if offsets[0] != 0 or (np.diff(offsets) < 1).any() or set(counts.values()) != {int(offsets[-1])}:
+        raise UserError(
+            f"the store {folder} says that its episodes end at step {offsets[-1]} and holds {counts}, or its offsets "
+            f"do not rise; {files.MAKE_AGAIN}"
+        )
+    if not len(index.returns) == len(index.tasks) == len(index.is_terminal) == len(offsets) - 1:
+        raise UserError(f"the store {folder} has columns of unequal numbers of episodes; {files.MAKE_AGAIN}")

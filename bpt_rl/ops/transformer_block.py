@@ -1,0 +1,191 @@
+"""One pre-norm transformer layer as a pure function, in pieces that every schedule shares.
+
+`transformer_block` maps whole rows. The vanilla and memory-efficient schedules are its plain reading, with gradients
+by automatic differentiation; the blockwise schedule is the Blockwise Parallel Transformer, in `_fused_block`.
+
+Shapes: B batch, T tokens, D model width, N heads, K key-value heads, H head width, F feed-forward width.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from bpt_rl.ops import dropout, norms, rotary
+from bpt_rl.ops.attention import attention
+from bpt_rl.ops.config import Schedule
+from bpt_rl.ops.masks import Mask, Slice
+
+ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}
+NORMS = ("rms", "layer")
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """What a layer computes besides its parameters, and how; hashable, so that it can be static under `jit`.
+
+    Attributes:
+        norm: `rms` or `layer`.
+        activation: `gelu`, `relu` or `silu`.
+        rotary_base: base of the rotary frequencies; 0 turns them off.
+        dtype: compute type.
+        attention_dropout: rate on the attention weights.
+        residual_dropout: rate on both branches before they are added.
+        schedule: how it is computed.
+    """
+
+    norm: str = "rms"
+    activation: str = "gelu"
+    rotary_base: float = 10000.0
+    dtype: str = "float32"
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        """Refuses unknown names and rates."""
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown norm {self.norm!r}; known: {', '.join(NORMS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}")
+        for name in ("attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+
+
+class BlockParams(NamedTuple):
+    """Parameters of one layer, float32; norm biases are None under `rms`."""
+
+    norm1_scale: Float[Array, " D"]
+    norm1_bias: Float[Array, " D"] | None
+    query: Float[Array, "D N H"]
+    key: Float[Array, "D K H"]
+    value: Float[Array, "D K H"]
+    output: Float[Array, "N H D"]
+    norm2_scale: Float[Array, " D"]
+    norm2_bias: Float[Array, " D"] | None
+    ffn_in: Float[Array, "D F"]
+    ffn_in_bias: Float[Array, " F"]
+    ffn_out: Float[Array, "F D"]
+    ffn_out_bias: Float[Array, " D"]
+
+
+def transformer_block(
+    x: Float[Array, "B T D"],
+    params: BlockParams,
+    mask: Mask,
+    positions: Int[Array, "B T"],
+    *,
+    spec: BlockSpec,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "B T D"]:
+    """Returns x + attention(norm(x)), and to that + feed_forward(norm(that)), for whole rows.
+
+    Args:
+        x: residual stream, in the compute type.
+        params: of the layer.
+        mask: without offset and lengths: every row is whole.
+        positions: of the tokens, for rotary.
+        spec: what is computed, and by which schedule.
+        dropout_key: None turns dropout off.
+    """
+    if mask.query_offset is not None or mask.key_lengths is not None:
+        raise ValueError(
+            "transformer_block maps whole rows: expected a mask without query_offset and key_lengths"
+        )
+    if spec.schedule.name == "blockwise":
+        from bpt_rl.ops import _fused_block
+
+        return _fused_block.fused_block(x, params, mask, positions, spec=spec, dropout_key=dropout_key)
+    query = project_query(x, params, positions, spec=spec)
+    key, value = project_key_value(x, params, positions, spec=spec)
+    keys = layer_keys(dropout_key)
+    attended = attention(
+        query,
+        key,
+        value,
+        mask,
+        schedule=spec.schedule,
+        dropout_rate=spec.attention_dropout,
+        dropout_key=keys.attention,
+    )
+    return finish_block(x, attended, params, spec=spec, keys=keys)
+
+
+class LayerKeys(NamedTuple):
+    """Keys of the three places where a layer drops something; all None where nothing is dropped."""
+
+    attention: Key[Array, ""] | None = None
+    branch1: Key[Array, ""] | None = None
+    branch2: Key[Array, ""] | None = None
+
+
+NOTHING_DROPPED = LayerKeys()
+
+
+def layer_keys(dropout_key: Key[Array, ""] | None) -> LayerKeys:
+    """Returns the keys of one layer's dropout."""
+    return NOTHING_DROPPED if dropout_key is None else LayerKeys(*jax.random.split(dropout_key, 3))
+
+
+def project_query(
+    x: Float[Array, "B T D"], params: BlockParams, positions: Int[Array, "B T"], *, spec: BlockSpec
+) -> Float[Array, "B T N H"]:
+    """Returns rotated queries of some tokens."""
+    normed = _norm(x, params.norm1_scale, params.norm1_bias)
+    query = jnp.einsum("BTD,DNH->BTNH", normed, params.query.astype(x.dtype))
+    return rotary.rotate(query, positions, spec.rotary_base)
+
+
+def project_key_value(
+    x: Float[Array, "B T D"], params: BlockParams, positions: Int[Array, "B T"], *, spec: BlockSpec
+) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+    """Returns rotated keys, and values, of some tokens."""
+    normed = _norm(x, params.norm1_scale, params.norm1_bias)
+    key = jnp.einsum("BTD,DKH->BTKH", normed, params.key.astype(x.dtype))
+    value = jnp.einsum("BTD,DKH->BTKH", normed, params.value.astype(x.dtype))
+    return rotary.rotate(key, positions, spec.rotary_base), value
+
+
+def finish_block(
+    x: Float[Array, "B T D"],
+    attended: Float[Array, "B T N H"],
+    params: BlockParams,
+    *,
+    spec: BlockSpec,
+    keys: LayerKeys = NOTHING_DROPPED,
+    tokens: Slice | None = None,
+) -> Float[Array, "B T D"]:
+    """Returns what follows attention: its output projection, residual, and the feed-forward, for some tokens.
+
+    Args:
+        x: residual stream before the layer.
+        attended: of the same tokens.
+        params: of the layer.
+        spec: what is computed.
+        keys: of dropout.
+        tokens: which tokens of their rows these are, for dropout; from 0 on if left out.
+    """
+    branch = jnp.einsum("BTNH,NHD->BTD", attended.astype(x.dtype), params.output.astype(x.dtype))
+    x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens)
+    normed = _norm(x, params.norm2_scale, params.norm2_bias)
+    hidden = normed @ params.ffn_in.astype(x.dtype) + params.ffn_in_bias.astype(x.dtype)[None, None]
+    hidden = ACTIVATIONS[spec.activation](hidden)
+    branch = hidden @ params.ffn_out.astype(x.dtype) + params.ffn_out_bias.astype(x.dtype)[None, None]
+    return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens)
+
+
+def _drop(
+    branch: Float[Array, "B T D"], key: Key[Array, ""] | None, rate: float, tokens: Slice | None
+) -> Float[Array, "B T D"]:
+    if key is None or not rate:
+        return branch
+    return dropout.residual_dropout(branch, key, rate, tokens)
+
+
+def _norm(
+    x: Float[Array, "B T D"], scale: Float[Array, " D"], bias: Float[Array, " D"] | None
+) -> Float[Array, "B T D"]:
+    return norms.rms_norm(x, scale) if bias is None else norms.layer_norm(x, scale, bias)

@@ -1,0 +1,57 @@
+"""Evaluates a run again, otherwise: `python -m experiments.evaluate run=RUN_DIR [checkpoint=best] [evaluation.KEY=...]`."""
+
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bpt_rl.types import UserError
+from envs.config import EnvConfig
+from experiments import command_line
+from experiments.schema import EvaluateConfig, TrainConfig
+
+FOLDER = "evaluations"
+
+
+def job(config: EvaluateConfig, folder: Path) -> None:
+    """Evaluates into a directory of its own within the run's, and says what came of it."""
+    from experiments import pipeline, run_directory, table
+
+    del folder  # Hydra's; results belong to the run.
+    run = run_directory.open_run(Path(config.run))
+    into = run.folder / FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
+    summary = pipeline.evaluate(changed(run.config, config), run.folder, into, checkpoint=config.checkpoint)
+    print(table.of_summary(summary))
+    print(f"results in {into}")
+
+
+def changed(run: TrainConfig, config: EvaluateConfig) -> TrainConfig:
+    """Returns the configuration of the run with what the evaluation does differently.
+
+    Raises:
+        UserError: what is asked for is out of range.
+    """
+    evaluation, env = _given(config.evaluation), _given(config.env)
+    try:
+        return replace(
+            run,
+            evaluation=replace(run.evaluation, **evaluation),
+            env=replace(run.env or EnvConfig(), **env) if env else run.env,
+            video=config.video,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _given(changes: Any) -> dict[str, Any]:
+    """Returns the fields that are not None."""
+    return {name: value for name, value in asdict(changes).items() if value is not None}
+
+
+def main() -> None:
+    """Runs the entry point."""
+    command_line.run("evaluate", job)
+
+
+if __name__ == "__main__":
+    main()

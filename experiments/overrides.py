@@ -1,0 +1,134 @@
+"""Checks overrides before Hydra sees them: Hydra refuses a misspelt name too, but does not say which one was meant."""
+
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from bpt_rl.types import UserError, nearest
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+
+SYNTAX = "expected key=value or group=option, such as context.episodes=4"
+# Where the library that brings an option of Hydra's own groups is an extra of ours.
+EXTRAS = {"joblib": "sweep"}
+
+
+def parse(tokens: Sequence[str], loader: "ConfigLoader") -> list["Override"]:
+    """Returns the tokens as Hydra reads them.
+
+    Raises:
+        UserError: a token is no override.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for token in tokens:
+        try:
+            parsed += parser.parse_overrides([token])
+        except OverrideParseException as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"cannot read the override {token!r} ({reason}); {SYNTAX}") from error
+    return parsed
+
+
+def check_names(
+    overrides: Sequence["Override"], loader: "ConfigLoader", keys: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuses a key, a group or an option that does not exist, with the nearest that does.
+
+    Args:
+        overrides: from `parse`.
+        loader: knows the groups.
+        keys: from `schema_keys`.
+
+    Raises:
+        UserError: the first misspelt name.
+    """
+    groups = {*loader.list_groups(""), *(f"hydra/{name}" for name in loader.list_groups("hydra"))} - {"hydra"}
+    for override in overrides:
+        name = override.key_or_group
+        if name in groups and not _is_sub_config(override):
+            _check_options(override, loader)
+        elif not override.is_hydra_override() and name not in keys:
+            raise UserError(f"no option is called {name!r}; {_nearest_key(name, keys, sorted(groups))}")
+
+
+def jobs(overrides: Sequence["Override"]) -> Iterator[list[str]]:
+    """Yields the overrides of every job of a sweep; one list where nothing is swept."""
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_discrete_sweep()
+        else [override.input_line or ""]
+        for override in overrides
+    ]
+    return map(list, itertools.product(*choices))
+
+
+def schema_keys(schema: type) -> dict[str, list[str]]:
+    """Returns every dotted key of a schema, sections included, and for each the names directly below it."""
+    keys: dict[str, list[str]] = {}
+
+    def visit(section: type, prefix: str) -> None:
+        for name, inner in field_types(section).items():
+            keys[prefix + name] = list(field_types(inner)) if is_dataclass(inner) else []
+            if is_dataclass(inner):
+                visit(inner, f"{prefix}{name}.")
+
+    visit(schema, "")
+    return keys
+
+
+def field_types(schema: Any) -> dict[str, Any]:
+    """Returns the type of every field of a dataclass; the dataclass itself where it is optional."""
+    from typing import get_args, get_type_hints
+
+    hints = get_type_hints(schema)
+    return {
+        name: next((part for part in get_args(hint) if is_dataclass(part)), hint)
+        for name, hint in hints.items()
+    }
+
+
+def _is_sub_config(override: "Override") -> bool:
+    """Tells whether the value is a whole section, `context={episodes: 2}`, and not the name of an option."""
+    return isinstance(override.value(), dict)
+
+
+def _check_options(override: "Override", loader: "ConfigLoader") -> None:
+    known = sorted(loader.get_group_options(override.key_or_group))
+    if override.is_delete() or not known:
+        return
+    if override.is_discrete_sweep():
+        chosen = list(override.sweep_string_iterator())
+    else:
+        value = override.value()
+        chosen = [] if value is None else [name for name in (value if isinstance(value, list) else [value])]
+    for option in chosen:
+        if str(option) not in known:
+            extra = EXTRAS.get(str(option))
+            hint = f"; it comes with the extra {extra!r}: pip install -e '.[{extra}]'" if extra else ""
+            raise UserError(
+                f"{override.key_or_group} has no option {option!r}; {nearest(str(option), known)}{hint}"
+            )
+
+
+def _nearest_key(name: str, keys: Mapping[str, Sequence[str]], groups: Sequence[str]) -> str:
+    """Returns the nearest name, and what there is in the section that was meant."""
+    section, _, last = name.rpartition(".")
+    if keys.get(section):
+        return f"in {section}: {nearest(last, keys[section])}"
+    close = difflib.get_close_matches(name, [*keys, *groups], n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    # A name that stands alone: perhaps the last part of a key was meant.
+    same = [key for key in keys if key.rpartition(".")[2] == last]
+    if same:
+        return f"did you mean {' or '.join(repr(key) for key in same)}?"
+    top = sorted(key for key in keys if "." not in key)
+    return f"known are {', '.join(top)}, and the groups {', '.join(groups)}"

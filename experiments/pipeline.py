@@ -1,0 +1,245 @@
+"""One run from its configuration to its summary; every entry point that trains or evaluates comes through here."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpt_rl.types import EnvSpec, UserError
+from experiments import dataset_facts, datasets, figures, fitting, playing, run_directory
+from experiments.dataset_facts import DatasetFacts
+from experiments.fitting import LATE
+from experiments.schema import TrainConfig
+
+if TYPE_CHECKING:
+    from agents.registry import Agent
+    from bpt_rl.data.sampling import BatchSampler
+    from bpt_rl.data.summary import DatasetSummary
+
+LOG = logging.getLogger(__name__)
+VIDEOS = "videos"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run with its data at hand, before its network is compiled.
+
+    Attributes:
+        facts: of the dataset.
+        agent: with its initial parameters.
+        sampler: its batches.
+        summary: of the dataset.
+    """
+
+    facts: DatasetFacts
+    agent: "Agent"
+    sampler: "BatchSampler"
+    summary: "DatasetSummary"
+
+
+def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Trains and evaluates one agent, leaves everything in the run directory, and returns the summary.
+
+    Raises:
+        UserError: the options, the dataset or the environment do not allow it; or training diverged.
+        fitting.Interrupted: the user stopped it; the checkpoint `last` is there.
+    """
+    prepared = prepare(config)
+    run_directory.begin(folder, config, fingerprint=prepared.facts.fingerprint)
+    run_directory.write_json(
+        folder / dataset_facts.FILE,
+        {"facts": prepared.facts.to_json(), "summary": prepared.summary.to_json()},
+    )
+    trainable = fitting.make_trainable(config, prepared.agent, prepared.sampler)
+    _announce(folder, prepared, trainable)
+    judge = _Judge(config, prepared, folder)
+    stopwatch = fitting.fit(
+        config,
+        trainable,
+        prepared.sampler,
+        folder,
+        tokens_per_batch=_tokens_per_batch(prepared.summary),
+        evaluate=judge.evaluate,
+    )
+    summary = {
+        **judge.summary,
+        **_costs(prepared, trainable),
+        "seconds_per_gradient_step": stopwatch.median,
+    }
+    run_directory.write_json(folder / run_directory.SUMMARY, summary)
+    figures.draw_run(folder)
+    return summary
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Opens the dataset and builds the agent; what the user can mend is found here, before anything is compiled."""
+    from bpt_rl.data.sampling import BatchSampler
+    from bpt_rl.data.selection import best_episodes
+    from bpt_rl.data.summary import summarise
+    from bpt_rl.data.tokens import tokens_per_step
+
+    env_spec = environment_spec(config)
+    source = datasets.open_dataset(config.dataset, config.env, env_spec)
+    facts = dataset_facts.gather(
+        source, env_spec, normalise_observations=config.dataset.normalise_observations
+    )
+    agent = dataset_facts.build_agent(config, facts)
+    fraction = config.agent.top_fraction
+    sampler = BatchSampler(
+        source,
+        config.context,
+        batch_steps=config.training.batch_steps,
+        loss_episodes=config.agent.loss_episodes,
+        seed=config.seed,
+        episodes=best_episodes(source, fraction) if fraction < 1 else None,
+    )
+    fitting.require_batches(sampler, config.training.accumulate)
+    summary = summarise(source, sampler, tokens_per_step=tokens_per_step(config.agent.layout))
+    return Prepared(facts, agent, sampler, summary)
+
+
+def evaluate(config: TrainConfig, folder: Path, into: Path, *, checkpoint: str) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run and returns the summary.
+
+    Args:
+        config: of the run, with what the evaluation does differently.
+        folder: the run directory.
+        into: where the results go, laid out as a run directory.
+        checkpoint: `last` or `best`.
+
+    Raises:
+        UserError: the run, its checkpoint or the environment do not allow it.
+    """
+    from flax import nnx
+
+    from bpt_rl.training.checkpoint import checkpoint_step, restore_params
+
+    facts = dataset_facts.read(folder)
+    env_spec = environment_spec(config)
+    if config.env is None or env_spec is None:
+        raise UserError("the run has no environment; give one: env.name=ID")
+    playing.require_fits(env_spec, facts)
+    agent = dataset_facts.build_agent(config, facts)
+    checkpoints = folder / run_directory.CHECKPOINTS
+    graphdef, params = nnx.split(agent.model, nnx.Param)
+    model = nnx.merge(graphdef, restore_params(checkpoints, params, agent.identity, name=checkpoint))
+    step = checkpoint_step(checkpoints, checkpoint) or 0
+    run_directory.begin(into, config, fingerprint=facts.fingerprint)
+    summary = play_all(config, facts, agent, model, into, step=step) | {"checkpoint": checkpoint}
+    run_directory.write_json(into / run_directory.SUMMARY, summary)
+    figures.draw_run(into)
+    return summary
+
+
+def environment_spec(config: TrainConfig) -> EnvSpec | None:
+    """Returns what there is to know of the environment, or None without one.
+
+    Raises:
+        UserError: the environment cannot be made.
+    """
+    from envs import registry
+
+    return None if config.env is None else registry.env_spec(config.env)
+
+
+def play_all(
+    config: TrainConfig, facts: DatasetFacts, agent: "Agent", model: Any, folder: Path, *, step: int
+) -> dict[str, Any]:
+    """Plays for every target return, adds to evaluation.csv, films, and returns the summary."""
+    from envs import registry
+
+    assert config.env is not None
+    stage = playing.Stage(config.env, config.evaluation, config.seed)
+    policy = agent.policy(model, temperature=config.evaluation.temperature)
+    wanted, origin = playing.targets(config.evaluation, facts)
+    played = []
+    for index, target in enumerate(wanted):
+        num_filmed = config.video if index == 0 else 0
+        played.append(stage.play(policy, target, films=folder / VIDEOS, num_filmed=num_filmed))
+        playing.write_rows(folder / run_directory.EPISODES, played[-1], gradient_step=step)
+    return {
+        **played[0].summary,
+        "target_return": wanted[0],
+        "target_origin": origin,
+        "targets": [{"target_return": one.target_return, **one.summary} for one in played],
+        "optimal_return": registry.optimal_return(config.env),
+        **describe(config, facts),
+        "gradient_step": step,
+    }
+
+
+def describe(config: TrainConfig, facts: DatasetFacts) -> dict[str, Any]:
+    """Returns what the summary says of the run besides returns and costs."""
+    from envs.reference_scores import normalised_score
+
+    name = config.env.name if config.env else facts.spec.name
+    return {
+        "agent": config.agent.name,
+        "env": name,
+        "context_episodes": config.context.episodes,
+        "seed": config.seed,
+        "dataset_mean_return": facts.mean_return,
+        "dataset_highest_return": facts.highest_return,
+        "dataset_mean_normalised": normalised_score(name, facts.mean_return),
+    }
+
+
+class _Judge:
+    """Evaluates while training goes on: for the highest target only, but at the end for all."""
+
+    def __init__(self, config: TrainConfig, prepared: Prepared, folder: Path):
+        self.config, self.prepared, self.folder = config, prepared, folder
+        self.summary: dict[str, Any] = {
+            **describe(config, prepared.facts),
+            "gradient_step": config.training.steps,
+        }
+
+    def evaluate(self, model: Any, step: int) -> Mapping[str, float]:
+        """Returns the means of the five numbers for the highest target."""
+        if self.config.env is None:
+            return {}
+        config = self.config if step == self.config.training.steps else self._in_passing()
+        agent, facts = self.prepared.agent, self.prepared.facts
+        summary = play_all(config, facts, agent, model, self.folder, step=step)
+        self.summary = summary | {"checkpoint": "last"}
+        return {LATE.replace("late", name): summary[name]["mean"] for name in playing.FIVE}
+
+    def _in_passing(self) -> TrainConfig:
+        wanted, _ = playing.targets(self.config.evaluation, self.prepared.facts)
+        evaluation = replace(self.config.evaluation, target_returns=wanted[:1])
+        return replace(self.config, evaluation=evaluation, video=0)
+
+
+def _announce(folder: Path, prepared: Prepared, trainable: fitting.Trainable) -> None:
+    """Says what will be trained on what, before the first gradient step."""
+    from bpt_rl.training.state import count_parameters
+
+    memory = trainable.peak_bytes
+    expected = "unknown on this device" if memory is None else f"{memory / 2**20:,.0f} MiB"
+    LOG.info(f"run directory: {folder}")
+    for line in prepared.summary.lines():
+        LOG.info(line)
+    LOG.info(
+        f"network: {count_parameters(trainable.state.params):,} parameters; expected memory of a gradient step: "
+        f"{expected} (compiled in {trainable.compiled.seconds:.1f} s)"
+    )
+
+
+def _costs(prepared: Prepared, trainable: fitting.Trainable) -> dict[str, Any]:
+    """Returns what a gradient step took, in memory, and what it was made of."""
+    from flax import nnx
+
+    from bpt_rl.training.state import count_parameters
+
+    summary = prepared.summary
+    return {
+        "parameters": count_parameters(nnx.state(prepared.agent.model, nnx.Param)),
+        "batch_steps": summary.rows * summary.row_steps,
+        "tokens_per_chain": summary.tokens_per_chain,
+        "peak_memory_bytes": trainable.peak_bytes,
+    }
+
+
+def _tokens_per_batch(summary: "DatasetSummary") -> int:
+    return summary.rows * summary.row_steps * summary.tokens_per_step

@@ -1,0 +1,184 @@
+"""What each entry point can be told: the dataclasses of all rooms, composed and registered with Hydra.
+
+Hydra checks names and types against these; each room's own checks run when `to_config` turns the result into real
+objects. Below that nobody sees a DictConfig.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from agents.config import AgentConfig
+from bpt_rl.data.config import ContextConfig, DatasetConfig
+from bpt_rl.evaluation.config import EvaluationConfig
+from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.ops.config import Schedule
+from bpt_rl.tracking.config import TrackerConfig
+from bpt_rl.training.config import OptimizerConfig, TrainingConfig
+from envs.config import EnvConfig
+
+CHECKPOINTS = ("last", "best")
+Config = TypeVar("Config")
+
+
+@dataclass(unsafe_hash=True)
+class TrainConfig:
+    """One run: an agent, its data, how it is trained, and where it is evaluated.
+
+    Attributes:
+        agent: which agent.
+        context: what goes into a window.
+        dataset: which episodes.
+        backbone: size of the network.
+        schedule: how attention is computed.
+        env: where the agent is evaluated; null trains only.
+        optimizer: the optimiser.
+        training: how long, and how often to look.
+        evaluation: how the agent is evaluated.
+        tracker: where the numbers go.
+        seed: of parameters, batches and dropout, and of what is generated.
+        video: environments to film in the last evaluation, the first so many; 0 films nothing.
+    """
+
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    env: EnvConfig | None = field(default_factory=EnvConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = 0
+    video: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        for name in ("seed", "video"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(unsafe_hash=True)
+class EvaluationChanges:
+    """What an evaluation does differently from the run's own; null leaves it as it was.
+
+    Attributes:
+        episodes: m, episodes played in a row in each environment.
+        rollouts_per_task: environments per task.
+        target_returns: returns to ask for, one evaluation each, raw units.
+        temperature: 0 acts greedily, 1 samples from the agent's distribution.
+        seed: of the environments and the sampled actions.
+    """
+
+    episodes: int | None = None
+    rollouts_per_task: int | None = None
+    target_returns: list[float] | None = field(default=None, hash=False)
+    temperature: float | None = None
+    seed: int | None = None
+
+
+@dataclass(unsafe_hash=True)
+class EnvChanges:
+    """What is different about the environment of an evaluation; null leaves it as it was in training.
+
+    Attributes:
+        name: `dark_room`, `cue_bandit`, or a Gymnasium id.
+        max_episode_steps: environment steps after which an episode is cut.
+        d4rl_rewards: rewards of the Adroit hand as D4RL recorded them.
+        parallel: play each environment of a Gymnasium id in a spawned process of its own.
+    """
+
+    name: str | None = None
+    max_episode_steps: int | None = None
+    d4rl_rewards: bool | None = None
+    parallel: bool | None = None
+
+
+@dataclass(unsafe_hash=True)
+class EvaluateConfig:
+    """One evaluation of a run that is there already.
+
+    Attributes:
+        run: the run directory.
+        checkpoint: `last`, or `best` (highest late return at an evaluation during training).
+        env: what is different about the environment.
+        evaluation: what is different about the evaluation.
+        video: environments to film, the first so many; 0 films nothing.
+    """
+
+    run: str = ""
+    checkpoint: str = "last"
+    env: EnvChanges = field(default_factory=EnvChanges)
+    evaluation: EvaluationChanges = field(default_factory=EvaluationChanges)
+    video: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        if not self.run:
+            raise ValueError("run is empty; expected run=RUN_DIR, a directory that experiments.train wrote")
+        if self.checkpoint not in CHECKPOINTS:
+            raise ValueError(f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {self.checkpoint!r}")
+        if self.video < 0:
+            raise ValueError(f"video must be at least 0, got {self.video}")
+
+
+@dataclass(unsafe_hash=True)
+class CollectConfig:
+    """One dataset of learning histories.
+
+    Attributes:
+        path: folder to write, a store for `dataset=store dataset.path=...`; must not exist.
+        env: the embedded family.
+        seed: of the learners, and of which tasks are held out.
+    """
+
+    path: str = ""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        if not self.path:
+            raise ValueError("path is empty; expected path=FOLDER, where the episodes will be written")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "collect": CollectConfig}
+
+
+def register() -> None:
+    """Tells Hydra the schemas, as `train_schema` and so on."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def to_config(composed: Any, schema: type[Config]) -> Config:
+    """Returns the real dataclasses of a composed DictConfig; runs their checks.
+
+    Raises:
+        ValueError: a value is out of range.
+        omegaconf.errors.OmegaConfBaseException: a value is missing, or refers to something that is not there.
+    """
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema)
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """Returns the dataclasses as YAML that `from_yaml` reads."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def from_yaml(text: str, schema: type[Config]) -> Config:
+    """Returns the dataclasses that `to_yaml` wrote; errors as for `to_config`."""
+    from omegaconf import OmegaConf
+
+    return to_config(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text)), schema)

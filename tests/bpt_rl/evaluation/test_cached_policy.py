@@ -1,0 +1,194 @@
+"""A cached rollout equals one that reads its whole context afresh at every step, with the eyes of training."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from bpt_rl.data.normalisation import Normaliser
+from bpt_rl.data.tokens import TokenReader, feature_width, tokens_per_step
+from bpt_rl.evaluation.cached_policy import TransformerPolicy
+from bpt_rl.evaluation.rollout import rollout
+from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.nn.trajectory_transformer import TrajectoryShape, TrajectoryTransformer
+from bpt_rl.ops.config import Schedule
+from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS, TinyVectorEnv
+from bpt_rl.types import EnvSpec, UserError, Window
+
+LENGTHS = ((2, 3), (5, 1, 4), (3,), (1, 5, 2))
+NUM_EPISODES, CHAIN, LONGEST, TARGET = 3, 7, 5, 120.0
+
+
+def _reader(layout, actions):
+    normaliser = Normaliser(
+        observation_mean=np.array([0.3, 1.0, 0.5, 0.0], np.float32),
+        observation_std=np.array([1.5, 2.0, 0.7, 1.0], np.float32),
+        reward_scale=90.0,
+        return_scale=150.0,
+    )
+    return TokenReader(EnvSpec("tiny", 4, actions, LONGEST), normaliser, layout)
+
+
+def _model(reader, *, taps, num_episodes=NUM_EPISODES, dtype="float32"):
+    shape = TrajectoryShape(
+        feature_width(reader.spec), tokens_per_step(reader.layout), LONGEST, num_episodes, reader.spec.actions
+    )
+    backbone = BackboneConfig(num_layers=2, width=24, num_heads=4, num_kv_heads=2, dtype=dtype)
+    return TrajectoryTransformer(
+        shape,
+        backbone,
+        Schedule(query_block=8, key_block=8),
+        timesteps="learned",
+        convolution_taps=taps,
+        head="auto",
+        num_bins=5,
+        rngs=nnx.Rngs(params=1),
+    )
+
+
+class _Recording:
+    """Passes everything on to a policy and keeps what each row lived through and what the network said."""
+
+    def __init__(self, policy, num_rows):
+        self.policy, self.said = policy, []
+        self.lived = [[] for _ in range(num_rows)]  # Per row, per episode: [observations, actions, rewards].
+        self.begun = np.zeros(num_rows, bool)
+
+    def start(self, num_rows, key):
+        return self.policy.start(num_rows, key)
+
+    def begin_episode(self, state, rows, target_return):
+        self.begun |= rows
+        return self.policy.begin_episode(state, rows, target_return)
+
+    def act(self, state, observation, previous_reward, active):
+        for row in np.flatnonzero(active):
+            if self.lived[row]:
+                self.lived[row][-1][2].append(previous_reward[row])
+            if self.begun[row]:
+                self.lived[row].append([[], [], []])
+            self.lived[row][-1][0].append(observation[row].copy())
+        self.begun[active] = False
+        contexts = {
+            int(row): [[list(part) for part in e] for e in self.lived[row]] for row in np.flatnonzero(active)
+        }
+        state, actions = self.policy.act(state, observation, previous_reward, active)
+        self.said.append((contexts, state.parameters.copy()))
+        for row in np.flatnonzero(active):
+            self.lived[row][-1][1].append(actions[row].copy())
+        return state, actions
+
+
+def _window(episodes, actions):
+    """One row that holds the episodes as a training window would; the last action and reward are not known yet."""
+    L = sum(len(observations) for observations, _, _ in episodes)
+    rewards = [np.array([*gained, 0.0][: len(seen)], np.float64) for seen, _, gained in episodes]
+    filler = np.zeros_like(np.asarray(episodes[-1][0][0][: actions.width])) if actions is TWO_JOINTS else 0
+    acted = [[*chosen, filler][: len(seen)] for seen, chosen, _ in episodes]
+    to_go = [TARGET - np.concatenate([[0.0], np.cumsum(gained)[:-1]]) for gained in rewards]
+    completions = [np.zeros(len(gained)) for gained in rewards]
+    for flags, gained in zip(completions[:-1], rewards[:-1], strict=True):
+        flags[-1] = gained.sum() >= TARGET
+    join = lambda parts, dtype: np.concatenate([np.asarray(part) for part in parts])[None].astype(dtype)
+    return Window(
+        observations=join([seen for seen, _, _ in episodes], np.float32),
+        actions=join(acted, np.int32 if actions is FIVE_ARMS else np.float32),
+        rewards=join(rewards, np.float32),
+        returns_to_go=join(to_go, np.float32),
+        completions=join(completions, np.float32),
+        timesteps=join([np.arange(len(gained)) for gained in rewards], np.int32),
+        episode_index=join([np.full(len(gained), i) for i, gained in enumerate(rewards)], np.int32),
+        segments=np.ones((1, L), np.int32),
+        loss_weights=np.ones((1, L), np.float32),
+    )
+
+
+def _play(reader, model, *, capacity=0, num_episodes=NUM_EPISODES):
+    policy = TransformerPolicy(
+        model,
+        reader,
+        num_episodes=num_episodes,
+        max_episode_steps=LONGEST,
+        capacity=capacity,
+        temperature=0.5,
+    )
+    recording = _Recording(policy, len(LENGTHS))
+    env = TinyVectorEnv(LENGTHS, actions=reader.spec.actions)
+    played = rollout(recording, env, episodes_per_row=CHAIN, target_return=TARGET, seed=3)
+    assert len(list(played)) == CHAIN * len(LENGTHS)
+    return recording
+
+
+def _largest_difference(recording, reader, model, context_of):
+    forward = nnx.jit(lambda model, window: model(reader.read_window(window)))
+    differences, num_reads = [], 0
+    for contexts, said in recording.said:
+        for row, lived in contexts.items():
+            window = _window(context_of(lived), reader.spec.actions)
+            padded = jax.tree.map(
+                lambda x: np.pad(x, [(0, 0), (0, 20 - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]), window
+            )
+            expected = np.asarray(forward(model, padded))[0, window.segments.shape[1] - 1]
+            differences.append(np.abs(expected - said[row]).max())
+            num_reads += 1
+    assert num_reads > 50
+    return max(differences)
+
+
+@pytest.mark.parametrize(
+    ("layout", "taps", "actions"), [("step", 0, FIVE_ARMS), ("interleaved", 8, TWO_JOINTS)]
+)
+def test_cached_equals_recomputed_across_re_prefills_with_rows_out_of_phase(layout, taps, actions):
+    reader = _reader(layout, actions)
+    model = _model(reader, taps=taps)
+    recording = _play(reader, model)
+    assert _largest_difference(recording, reader, model, lambda lived: lived[-NUM_EPISODES:]) < 1e-5
+
+
+def test_a_context_too_short_for_all_its_episodes_drops_the_oldest_until_a_whole_one_fits():
+    capacity = 9
+
+    def context_of(lived):
+        kept = [lived[-1]]
+        for episode in lived[-2::-1]:
+            held = sum(len(seen) for seen, _, _ in kept[:-1]) + len(episode[0])
+            if len(kept) == NUM_EPISODES or held + LONGEST > capacity:
+                break
+            kept.insert(0, episode)
+        return kept
+
+    reader = _reader("step", FIVE_ARMS)
+    model = _model(reader, taps=0)
+    recording = _play(reader, model, capacity=capacity)
+    assert _largest_difference(recording, reader, model, context_of) < 1e-5
+
+
+def test_one_episode_of_context_forgets_the_one_before():
+    reader = _reader("step", FIVE_ARMS)
+    model = _model(reader, taps=0, num_episodes=1)
+    recording = _play(reader, model, num_episodes=1)
+    assert _largest_difference(recording, reader, model, lambda lived: lived[-1:]) < 1e-5
+
+
+def test_a_context_that_cannot_hold_one_episode_is_refused():
+    reader = _reader("step", FIVE_ARMS)
+    with pytest.raises(UserError, match=r"5 steps, but the context holds 4; set context.steps to at least 5"):
+        TransformerPolicy(
+            _model(reader, taps=0), reader, num_episodes=3, max_episode_steps=LONGEST, capacity=4
+        )
+
+
+def test_an_episode_past_its_limit_is_an_error():
+    reader = _reader("step", FIVE_ARMS)
+    policy = TransformerPolicy(_model(reader, taps=0), reader, num_episodes=2, max_episode_steps=LONGEST)
+    env = TinyVectorEnv(((6,),))
+    with pytest.raises(UserError, match=r"past 5 steps; give the environment's real limit"):
+        list(rollout(policy, env, episodes_per_row=1, target_return=1.0, seed=0))
+
+
+def test_acting_before_an_episode_begins_is_an_error():
+    reader = _reader("step", FIVE_ARMS)
+    policy = TransformerPolicy(_model(reader, taps=0), reader, num_episodes=2, max_episode_steps=LONGEST)
+    state = policy.start(2, jax.random.key(0))
+    with pytest.raises(ValueError, match="begin_episode first"):
+        policy.act(state, np.zeros((2, 4), np.float32), np.zeros(2), np.ones(2, bool))
