@@ -53,7 +53,7 @@ class FilmedRows(VectorWrapper):
         fps = float(env.metadata.get("render_fps") or _DEFAULT_FPS)
         self._stride = math.ceil(fps / MOST_PICTURES_PER_SECOND)
         # The unit of time in the file is a hundredth of a second.
-        self._milliseconds = 10 * max(1, round(100 * self._stride / fps))
+        self._milliseconds = 10 * round(100 * self._stride / fps)
         self._pictures: list[list[Image]] = [[] for _ in range(num_rows)]
         self._durations: list[list[int]] = [[] for _ in range(num_rows)]
         self._is_over = np.ones(env.num_envs, bool)

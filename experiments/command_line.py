@@ -114,5 +114,9 @@ def _in_one_line(error: Exception) -> str:
     """Returns what Hydra says and what made it say so, without OmegaConf's lines about its own types."""
     parts = [str(error).strip(), str(error.__cause__ or "").strip()]
     lines = [line.strip() for part in parts for line in part.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    kept = [
+        line
+        for line in lines
+        if line and not line.startswith(("full_key:", "object_type=", "reference_type="))
+    ]
     return ": ".join(dict.fromkeys(kept))

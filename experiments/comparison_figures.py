@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = "osD^vPX"
+ORACLE = "optimal agent with the same memory"
 ENV_NAMES = {"dark_room": "Dark Room", "cue_bandit": "Cue Bandit"}
 
 
@@ -19,10 +20,10 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     return_by_context(comparison, folder / "return_by_context")
     return_by_position(comparison, folder / "return_by_position")
     drawn = ["return_by_context", "return_by_position"]
-    if all(group.cost("seconds_per_gradient_step") is not None for group in comparison.groups):
+    if all(group.known("seconds_per_gradient_step") for group in comparison.groups):
         memory_and_time(comparison, folder / "memory_and_time")
         drawn.append("memory_and_time")
-    if max(len(group.chains) for group in comparison.groups) > 1:
+    if comparison.has_targets:
         return_by_target(comparison, folder / "return_by_target")
         drawn.append("return_by_target")
     return [folder / f"{name}.png" for name in drawn]
@@ -40,15 +41,17 @@ def return_by_context(comparison: Comparison, path: Path) -> None:
                 color=figures.INK,
                 linestyle="--",
                 linewidth=1.3,
-                label="optimal agent with the same memory",
+                label=ORACLE,
             )
         _reference_line(axes, comparison)
         _context_axis(axes, comparison)
-        axes.set_ylabel(f"return per episode, last quarter of {comparison.num_positions}")
+        axes.set_ylabel(f"return ({_late(comparison)})")
         axes.set_title(_title(comparison))
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        figures.from_zero(axes)
         if comparison.oracle or len(comparison.series) > 1:
-            axes.legend(loc="best")
+            handles, names = axes.get_legend_handles_labels()
+            order = sorted(range(len(names)), key=lambda index: names[index] == ORACLE)
+            axes.legend([handles[index] for index in order], [names[index] for index in order], loc="best")
 
 
 def return_by_position(comparison: Comparison, path: Path) -> None:
@@ -69,30 +72,35 @@ def return_by_position(comparison: Comparison, path: Path) -> None:
         axes.set_ylabel("return (mean, 95 % interval)")
         axes.set_title(_title(comparison))
         axes.set_xlim(1, max(2, comparison.num_positions))
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        figures.from_zero(axes)
         figures.whole_numbers(axes)
         handles, names = axes.get_legend_handles_labels()
         # Beside the lines, the longest context on top, as the lines mostly lie.
         axes.legend(
-            handles[::-1], names[::-1], title="episodes\nin context", loc="upper left", bbox_to_anchor=(1.0, 1.0)
+            handles[::-1],
+            names[::-1],
+            title="episodes\nin context",
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
         )
 
 
 def memory_and_time(comparison: Comparison, path: Path) -> None:
     """Draws what one gradient step takes, in memory and time, against the number of episodes in context."""
     costs = (
-        ("peak_memory_bytes", 2**20, "peak memory of a gradient step (MiB)"),
-        ("seconds_per_gradient_step", 1, "seconds per gradient step (median)"),
+        ("peak_memory_bytes", 2**20, "peak memory of a gradient step", "MiB"),
+        ("seconds_per_gradient_step", 1e-3, "time of a gradient step, median", "milliseconds"),
     )
     with figures.figure(path, width=8.4, height=3.6, num_panels=2) as panels:
-        for axes, (name, unit, axis_label) in zip(panels, costs, strict=True):
+        for axes, (name, unit, title, axis_label) in zip(panels, costs, strict=True):
             for index, (label, groups) in enumerate(comparison.series.items()):
-                points = [(group.context_episodes, group.cost(name)) for group in groups]
+                points = [(group.context_episodes, group.median_of(name)) for group in groups]
                 known = [(episodes, value / unit) for episodes, value in points if value is not None]
                 axes.plot(*zip(*known, strict=True), label=label, **_look(index)) if known else None
             _context_axis(axes, comparison)
+            axes.set_title(title)
             axes.set_ylabel(axis_label)
-            axes.set_ylim(bottom=0)
+            figures.from_zero(axes)
         if len(comparison.series) > 1:
             panels[0].legend(loc="best")
 
@@ -114,13 +122,16 @@ def return_by_target(comparison: Comparison, path: Path) -> None:
                 marker="o",
                 label=f"{group.label}, {name}" if many_series else name,
             )
-        ends = [min(map(min, (group.chains for group in groups))), max(map(max, (group.chains for group in groups)))]
+        ends = [
+            min(map(min, (group.chains for group in groups))),
+            max(map(max, (group.chains for group in groups))),
+        ]
         axes.plot(ends, ends, color=figures.MUTED, linestyle="--", linewidth=1.2, label="as asked for")
         mean = comparison.groups[0].mean_of("dataset_mean_return")
         if mean is not None:
-            figures.reference(axes, mean, "mean of the dataset")
+            figures.reference(axes, mean, "mean of the dataset", side="right")
         axes.set_xlabel("target return asked for")
-        axes.set_ylabel(f"return earned, last quarter of {comparison.num_positions}")
+        axes.set_ylabel(f"return earned ({_late(comparison)})")
         axes.set_title(_title(comparison))
         axes.legend(loc="best")
 
@@ -138,7 +149,12 @@ def _late_by_context(axes: "Axes", groups: Sequence[Group], label: str, index: i
         if len(group.runs) > 1:
             seeds = [summary["late"]["mean"] for summary in group.summaries]
             axes.plot(
-                [group.context_episodes] * len(seeds), seeds, ".", color=_look(index)["color"], alpha=0.45, zorder=1
+                [group.context_episodes] * len(seeds),
+                seeds,
+                ".",
+                color=_look(index)["color"],
+                alpha=0.45,
+                zorder=1,
             )
 
 
@@ -154,7 +170,7 @@ def _reference_line(axes: "Axes", comparison: Comparison) -> None:
     if optimum is not None:
         figures.reference(axes, optimum, "optimum")
     elif mean is not None:
-        figures.reference(axes, mean, "mean of the dataset")
+        figures.reference(axes, mean, "mean of the dataset", side="right")
 
 
 def _context_axis(axes: "Axes", comparison: Comparison) -> None:
@@ -165,6 +181,17 @@ def _context_axis(axes: "Axes", comparison: Comparison) -> None:
     axes.minorticks_off()
     axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
     axes.set_xlabel("context (episodes)")
+
+
+def _late(comparison: Comparison) -> str:
+    num_late = max(1, comparison.num_positions // 4)
+    if comparison.num_positions == 1:
+        return "one episode"
+    return (
+        f"mean of the last {num_late} of {comparison.num_positions} episodes"
+        if num_late > 1
+        else (f"last of {comparison.num_positions} episodes")
+    )
 
 
 def _title(comparison: Comparison) -> str:

@@ -66,17 +66,13 @@ class DatasetFacts:
         )
 
 
-def gather(
-    source: "EpisodeStore", env_spec: EnvSpec | None, *, normalise_observations: bool
-) -> DatasetFacts:
+def gather(source: "EpisodeStore", env_spec: EnvSpec | None, *, normalise_observations: bool) -> DatasetFacts:
     """Returns the facts of a dataset, for an agent that will act in an environment of `env_spec` (if any)."""
     from bpt_rl.data.normalisation import fit_normaliser
 
     spec, limit = source.spec, 0
     if env_spec is not None:
-        spec = EnvSpec(
-            env_spec.name, spec.observation_size, env_spec.actions, env_spec.max_episode_steps
-        )
+        spec = EnvSpec(env_spec.name, spec.observation_size, env_spec.actions, env_spec.max_episode_steps)
         limit = env_spec.max_episode_steps or 0
     return DatasetFacts(
         spec=spec,

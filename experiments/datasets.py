@@ -12,6 +12,7 @@ import numpy as np
 from bpt_rl.data.config import DatasetConfig
 from bpt_rl.types import EnvSpec, UserError
 from envs.config import FAMILIES, EnvConfig
+from experiments import ROOT
 
 if TYPE_CHECKING:
     from bpt_rl.data.episodes import EpisodeStore
@@ -106,9 +107,7 @@ def _converted(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec |
 
 def _origin(env: EnvConfig, seed: int) -> dict[str, Any]:
     """What decides which histories are generated: options, seed, and the very code of the learners and the family."""
-    from envs import behaviour, cue_bandit, dark_room
-
-    code = b"".join(Path(module.__file__).read_bytes() for module in (behaviour, cue_bandit, dark_room))
+    code = b"".join((ROOT / "envs" / f"{name}.py").read_bytes() for name in ("behaviour", *FAMILIES))
     return {
         "origin": "learning histories",
         "env": asdict(env),
@@ -131,5 +130,5 @@ def _require_training_tasks(source: "EpisodeStore", env: EnvConfig) -> None:
     if unknown.size:
         raise UserError(
             f"the dataset holds episodes of {len(unknown)} tasks that are held out for evaluation (the first is task "
-            f"{unknown[0]}) or do not exist; give env.split_seed and the sizes of env as they were when it was collected"
+            f"{unknown[0]}) or do not exist; give env.split_seed and the sizes of env as when it was collected"
         )

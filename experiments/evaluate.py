@@ -1,4 +1,4 @@
-"""Evaluates a run again, otherwise: `python -m experiments.evaluate run=RUN_DIR [checkpoint=best] [evaluation.KEY=...]`."""
+"""Evaluates a run again, otherwise: `python -m experiments.evaluate run=RUN_DIR [checkpoint=best] [key=value ...]`."""
 
 from dataclasses import asdict, replace
 from datetime import datetime

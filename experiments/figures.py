@@ -22,7 +22,7 @@ EXTRA = "figures need matplotlib, which is not installed; pip install -e '.[plot
 INK, MUTED, GRID = "#222222", "#777777", "#e4e4e4"
 ACCENT = "#2b5c8a"
 FORMATS = ("png", "svg")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
     "font.size": 10,
@@ -88,30 +88,35 @@ def shades(count: int) -> list[Any]:
 
     if count == 1:
         return [ACCENT]
-    return [colormaps["viridis_r"](0.12 + 0.8 * index / (count - 1)) for index in range(count)]
+    return [colormaps["viridis_r"](0.2 + 0.75 * index / (count - 1)) for index in range(count)]
 
 
-def band(
-    axes: "Axes", x: Sequence[float], intervals: Sequence[Mapping[str, float]], **look: Any
-) -> None:
+def band(axes: "Axes", x: Sequence[float], intervals: Sequence[Mapping[str, float]], **look: Any) -> None:
     """Draws means as a line, and their 95 % intervals as a band around it."""
     (line,) = axes.plot(x, [interval["mean"] for interval in intervals], **look)
     lows, highs = ([interval[end] for interval in intervals] for end in ("ci_low", "ci_high"))
     axes.fill_between(x, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def reference(axes: "Axes", height: float, name: str, *, style: str = ":") -> None:
-    """Draws a horizontal line with its name above it, at the left."""
-    axes.axhline(height, color=MUTED, linestyle=style, linewidth=1.2)
+def reference(axes: "Axes", height: float, name: str, *, side: str = "left") -> None:
+    """Draws a horizontal line with its name above it, at the `left` or the `right` end."""
+    axes.axhline(height, color=MUTED, linestyle=":", linewidth=1.2)
     axes.annotate(
         name,
-        (0.01, height),
+        (0.01 if side == "left" else 0.99, height),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
+        horizontalalignment=side,
         color=MUTED,
         fontsize=9,
     )
+
+
+def from_zero(axes: "Axes") -> None:
+    """Has the y axis begin at zero (or lower, where values do), with room for a name above the highest line."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0, low), high + 0.04 * (high - low))
 
 
 def whole_numbers(axes: "Axes") -> None:
@@ -161,7 +166,7 @@ def _return_by_position(summary: Mapping[str, Any], target: Path) -> None:
         axes.set_xlabel("episode in the same task")
         axes.set_ylabel("return (mean, 95 % interval)")
         axes.set_title(f"{summary['env']}, context of {_episodes(summary['context_episodes'])}")
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        from_zero(axes)
         whole_numbers(axes)
 
 

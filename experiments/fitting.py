@@ -136,7 +136,9 @@ def fit(
     try:
         with (
             prefetch(sampler, start=0, stop=num_steps) as batches,
-            show_progress("training", num_steps, rate_name="tokens", rate_per_unit=tokens_per_batch) as progress,
+            show_progress(
+                "training", num_steps, rate_name="tokens", rate_per_unit=tokens_per_batch
+            ) as progress,
         ):
             records = train(
                 trainable.state, trainable.compiled.step, batches, seed=config.seed, num_steps=num_steps

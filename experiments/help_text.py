@@ -49,13 +49,19 @@ def describe(name: str) -> str:
     with initialize_config_dir(str(CONFIGS), version_base=VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
         groups = {group: sorted(loader.get_group_options(group)) for group in loader.list_groups("")}
-        config = compose(name)
-        used = compose(name, return_hydra_config=True).hydra.runtime.choices
-    lines = [INTRODUCTIONS[name], "", f"  python -m experiments.{name} [-m] [group=option ...] [key=value ...]"]
+        config = compose(name, return_hydra_config=True)
+        used = config.hydra.runtime.choices
+    lines = [
+        INTRODUCTIONS[name],
+        "",
+        f"  python -m experiments.{name} [-m] [group=option ...] [key=value ...]",
+    ]
     used_groups = {group: options for group, options in groups.items() if group in used and options}
     if used_groups:
         lines += ["", "Groups, the option in use marked *:"]
-        lines += _wrapped((f"  {group}", _marked(options, used[group])) for group, options in used_groups.items())
+        lines += _wrapped(
+            (f"  {group}", _marked(options, used[group])) for group, options in used_groups.items()
+        )
     lines += ["", "Keys, with the values in use:"]
     lines += _wrapped(_keys(schema.SCHEMAS[name], config, ""))
     lines += ["", "Examples:", *(f"  {example}" for example in EXAMPLES[name]), "", *FLAGS]
@@ -70,10 +76,10 @@ def _keys(section: Any, values: Any, prefix: str) -> Iterator[tuple[str, str]]:
     """Yields `key=value` and its meaning, for every key that holds no other keys."""
     meanings = attributes(section)
     for name, kind in overrides.field_types(section).items():
+        value = None if values is None else values[name]
         if dataclasses.is_dataclass(kind):
-            yield from _keys(kind, values[name], f"{prefix}{name}.")
+            yield from _keys(kind, value, f"{prefix}{name}.")
         else:
-            value = values[name] if values is not None else None
             yield f"  {prefix}{name}={_as_typed(value)}", meanings[name]
 
 
@@ -101,6 +107,10 @@ def _wrapped(entries: Iterator[tuple[str, str]]) -> list[str]:
         line
         for left, right in pairs
         for line in textwrap.wrap(
-            right, WIDTH, initial_indent=left.ljust(indent), subsequent_indent=" " * indent, break_on_hyphens=False
+            right,
+            WIDTH,
+            initial_indent=left.ljust(indent),
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
         )
     ]

@@ -4,7 +4,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from bpt_rl.types import UserError, nearest
 
@@ -76,8 +76,9 @@ def schema_keys(schema: type) -> dict[str, list[str]]:
 
     def visit(section: type, prefix: str) -> None:
         for name, inner in field_types(section).items():
-            keys[prefix + name] = list(field_types(inner)) if is_dataclass(inner) else []
-            if is_dataclass(inner):
+            is_section = isinstance(inner, type) and is_dataclass(inner)
+            keys[prefix + name] = list(field_types(inner)) if is_section else []
+            if is_section:
                 visit(inner, f"{prefix}{name}.")
 
     visit(schema, "")
@@ -86,8 +87,6 @@ def schema_keys(schema: type) -> dict[str, list[str]]:
 
 def field_types(schema: Any) -> dict[str, Any]:
     """Returns the type of every field of a dataclass; the dataclass itself where it is optional."""
-    from typing import get_args, get_type_hints
-
     hints = get_type_hints(schema)
     return {
         name: next((part for part in get_args(hint) if is_dataclass(part)), hint)
@@ -130,5 +129,5 @@ def _nearest_key(name: str, keys: Mapping[str, Sequence[str]], groups: Sequence[
     same = [key for key in keys if key.rpartition(".")[2] == last]
     if same:
         return f"did you mean {' or '.join(repr(key) for key in same)}?"
-    top = sorted(key for key in keys if "." not in key)
-    return f"known are {', '.join(top)}, and the groups {', '.join(groups)}"
+    known = sorted({key for key in keys if "." not in key} | {name for name in groups if "/" not in name})
+    return f"known are {', '.join(known)}; --help lists all"

@@ -216,7 +216,7 @@ def _announce(folder: Path, prepared: Prepared, trainable: fitting.Trainable) ->
     from bpt_rl.training.state import count_parameters
 
     memory = trainable.peak_bytes
-    expected = "unknown on this device" if memory is None else f"{memory / 2**20:,.0f} MiB"
+    expected = "unknown on this device" if memory is None else f"{memory / 2**20:,.1f} MiB"
     LOG.info(f"run directory: {folder}")
     for line in prepared.summary.lines():
         LOG.info(line)

@@ -71,7 +71,8 @@ class Stage:
 
         tasks, num_episodes = self.tasks(), self.evaluation.episodes
         finished: list[FinishedEpisode] = []
-        total, name = len(tasks) * num_episodes, f"evaluating at target return {target_return:g}"
+        earned = 0.0
+        total, name = len(tasks) * num_episodes, f"evaluating, target {target_return:g}"
         with (
             contextlib.closing(self._environment(tasks, films, num_filmed)) as env,
             show_progress(name, total, rate_name="episodes") as progress,
@@ -84,7 +85,8 @@ class Stage:
                 seed=self.evaluation.seed,
             ):
                 finished.append(episode)
-                progress.update(len(finished), {"return": episode.total_return})
+                earned += episode.total_return
+                progress.update(len(finished), {"mean return": earned / len(finished)})
         normalise = lambda total_return: normalised_score(self.env.name, total_return)
         rows = episode_rows(finished, seed=self.seed, tasks=tasks, normalise=normalise)
         return Played(target_return, rows, summarise(return_matrix(finished), tasks, normalise))

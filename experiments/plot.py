@@ -26,7 +26,7 @@ def compare(folders: Sequence[Path], out: Path) -> str:
     rows = comparison.rows(found)
     run_directory.write_csv(out / TABLE, rows)
     text = table.of_comparison(found, rows)
-    if max(len(group.chains) for group in found.groups) > 1:
+    if found.has_targets:
         by_target = comparison.target_rows(found)
         run_directory.write_csv(out / TARGETS, by_target)
         text += "\n\n" + table.of_targets(by_target)
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.plot",
-        description="Groups runs by context length, means over seeds with bootstrap intervals over seeds and tasks; writes "
+        description="Groups runs by context length, with means and bootstrap intervals over seeds and tasks; writes "
         "comparison.csv and figures: return by context, return by position in the chain, memory and time, and return "
         "by target where several were asked for.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="run directories, or a folder of them (multirun/DATE/TIME)")
+    parser.add_argument("folders", nargs="+", type=Path, help="run directories, or folders of them")
     parser.add_argument("--out", type=Path, help="where to write; by default the first folder")
     parsed = parser.parse_args(arguments)
     with command_line.reported_errors():

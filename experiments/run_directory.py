@@ -114,6 +114,11 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def shortest(folder: Path) -> Path:
+    """Returns the folder relative to where the user is, if it is below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def as_mapping(config: TrainConfig) -> dict[str, Any]:
     """Returns the configuration as plain values, for trackers that show it."""
     return asdict(config)
@@ -174,7 +179,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _git(*arguments: str) -> str | None:
     """Returns what git says of this checkout, or None where there is no git or no repository."""
     try:
-        found = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None

@@ -145,7 +145,46 @@ class CollectConfig:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "collect": CollectConfig}
+@dataclass(unsafe_hash=True)
+class BenchmarkConfig:
+    """What is measured of the layers: batch 1, float32.
+
+    Attributes:
+        num_layers: layers of the stack.
+        width: D.
+        num_heads: N.
+        lengths: tokens for which peak memory is read from the compiled step; nothing is run.
+        time_lengths: tokens for which a step is timed.
+        repeats: timed runs of each schedule, in turns.
+        exactness: whether outputs and gradients are compared first.
+    """
+
+    num_layers: int = 4
+    width: int = 256
+    num_heads: int = 8
+    lengths: list[int] = field(default_factory=lambda: [1024, 2048, 4096, 8192], hash=False)
+    time_lengths: list[int] = field(default_factory=lambda: [512, 1024, 2048], hash=False)
+    repeats: int = 5
+    exactness: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        for name in ("num_layers", "width", "num_heads", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
+        for name in ("lengths", "time_lengths"):
+            if min(getattr(self, name), default=1) < 1:
+                raise ValueError(f"{name} must be at least 1 token each, got {getattr(self, name)}")
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "collect": CollectConfig,
+    "benchmark": BenchmarkConfig,
+}
 
 
 def register() -> None:

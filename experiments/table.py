@@ -39,7 +39,9 @@ def of_comparison(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> 
     lines = [columns([header, *(_line(row, header) for row in rows)])]
     if not has["optimal_return"]:
         lines.append(f"mean return of the dataset {rows[0]['dataset_mean_return']:.2f}")
-    lines.append(f"late = mean return of the last quarter of {comparison.num_positions} episodes in a row [95 % interval]")
+    lines.append(
+        f"late: mean of the last quarter of {comparison.num_positions} episodes in a row [95 % interval]"
+    )
     return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes)])
 
 
@@ -64,9 +66,9 @@ def of_targets(rows: Sequence[Mapping[str, Any]]) -> str:
 def columns(lines: Sequence[Sequence[str]]) -> str:
     """Returns the cells in columns: the first to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    put = [str.ljust, *[str.rjust] * (len(widths) - 1)]
     aligned = (
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
+        "  ".join(p(cell, width) for p, cell, width in zip(put, line, widths, strict=True)) for line in lines
     )
     return "\n".join(line.rstrip() for line in aligned)
 

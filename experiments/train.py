@@ -8,9 +8,10 @@ from experiments.schema import TrainConfig
 
 def job(config: TrainConfig, folder: Path) -> None:
     """Trains and says what came of it; a run that was stopped ends with exit code 130."""
-    from experiments import pipeline, table
+    from experiments import pipeline, run_directory, table
     from experiments.fitting import Interrupted
 
+    folder = run_directory.shortest(folder)
     try:
         summary = pipeline.train(config, folder)
     except Interrupted as stopped:

@@ -116,7 +116,7 @@ def residual_dropout(
 def _threshold(rate: float) -> int:
     if not 0 <= rate < 1:
         raise ValueError(f"a dropout rate is at least 0 and below 1, got {rate}")
-    return round(rate * _LEVELS)
+    return min(round(rate * _LEVELS), _LEVELS - 1)  # A rate just below 1 must not round up to it.
 
 
 def _cover(part: Slice) -> tuple[Array, int, Array]:

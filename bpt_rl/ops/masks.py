@@ -6,8 +6,7 @@ to its own position, less what a window, segments or the keys' lengths take away
 Shapes: B batch, T queries, S keys.
 """
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -18,11 +17,7 @@ from jaxtyping import Array, Bool, Int, Num
 Index: TypeAlias = int | Int[Array, ""]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["query_segments", "key_segments", "query_offset", "key_lengths"],
-    meta_fields=["window"],
-)
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Mask:
     """A causal mask and what narrows it; every field may be left out.
@@ -45,6 +40,18 @@ class Mask:
         """Refuses half a pair of segments."""
         if (self.query_segments is None) != (self.key_segments is None):
             raise ValueError("expected query_segments and key_segments together, got only one of them")
+
+    def tree_flatten(self) -> tuple[tuple, int]:
+        """Returns the arrays, and the window, which is static."""
+        return (self.query_segments, self.key_segments, self.query_offset, self.key_lengths), self.window
+
+    @classmethod
+    def tree_unflatten(cls, window: int, arrays: tuple) -> "Mask":
+        """Puts a mask together again, unchecked: JAX also makes masks of placeholders that are no arrays."""
+        mask = object.__new__(cls)
+        for name, value in zip([field.name for field in fields(cls)], (window, *arrays), strict=True):
+            object.__setattr__(mask, name, value)
+        return mask
 
 
 class Slice(NamedTuple):

@@ -126,8 +126,10 @@ NOTHING_DROPPED = LayerKeys()
 
 
 def layer_keys(dropout_key: Key[Array, ""] | None) -> LayerKeys:
-    """Returns the keys of one layer's dropout."""
-    return NOTHING_DROPPED if dropout_key is None else LayerKeys(*jax.random.split(dropout_key, 3))
+    """Returns the keys of one layer's dropout; folded, as a backward pass derives them from the same key again."""
+    if dropout_key is None:
+        return NOTHING_DROPPED
+    return LayerKeys(*(jax.random.fold_in(dropout_key, place) for place in range(3)))
 
 
 def project_query(

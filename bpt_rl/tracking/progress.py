@@ -119,9 +119,10 @@ def _display() -> "rich.progress.Progress":
 def _short(number: float) -> str:
     """Returns three digits and a unit: 38.2k.
 
-    >>> _short(38214.0)
-    '38.2k'
+    >>> _short(38214.0), _short(999.9)
+    ('38.2k', '1k')
     """
+    number = float(f"{number:.3g}")
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"

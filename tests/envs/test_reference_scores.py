@@ -1,6 +1,7 @@
 """Scores are normalised by D4RL's own references, and by nothing where it has none."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def test_random_scores_zero_the_expert_a_hundred_and_others_may_lie_outside():
     )
 
 
+def test_the_table_adds_up():
+    """Sums over `d4rl.infos`, so that a slipped digit shows where d4rl is not installed, too."""
+    assert len(D4RL_SCORES) == 147
+    lowest, highest = zip(*D4RL_SCORES.values(), strict=True)
+    assert math.fsum(lowest) == pytest.approx(-16344.342184998930, abs=1e-9)
+    assert math.fsum(highest) == pytest.approx(590202.9289726249, abs=1e-8)
+
+
 def test_every_id_of_d4rl_has_its_references_and_there_are_no_others():
     package = importlib.util.find_spec("d4rl")
     if package is None or package.origin is None:
@@ -91,5 +100,4 @@ def test_every_id_of_d4rl_has_its_references_and_there_are_no_others():
     infos = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(infos)
     expected = {name: (lowest, infos.REF_MAX_SCORE[name]) for name, lowest in infos.REF_MIN_SCORE.items()}
-    assert len(expected) == 147
     assert dict(D4RL_SCORES) == expected

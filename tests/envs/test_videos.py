@@ -32,6 +32,7 @@ def _mask(*rows):
 def _read(path):
     """Returns the pictures of a file and how many milliseconds each is shown."""
     with Image.open(path) as film:
+        assert film.info.get("loop", 0) == 0  # Again and again.
         shown = []
         for index in range(film.n_frames):
             film.seek(index)
@@ -95,11 +96,13 @@ def test_a_rollout_that_is_filmed_is_the_same_rollout(tmp_path):
 
 
 def test_writing_begins_new_films(tmp_path):
-    env = _room(tmp_path)
+    env = _room(tmp_path / "new" / "folder")
     env.reset(seed=0)
     assert [path.name for path in env.write()] == ["row_00.gif", "row_01.gif"]
-    env.step(np.array([UP, UP, UP]))
-    assert len(_read(env.write()[0])) == 1
+    for _ in range(2):
+        env.step(np.array([LEFT, UP, UP]))
+    path, _ = env.write()
+    _assert_shows(path, _expected(5, [LEFT, LEFT])[1:])
     assert env.write() == []
 
 

@@ -122,11 +122,11 @@ def test_chains_are_packed_while_they_fit():
 def test_a_chain_goes_to_the_first_row_with_room_until_one_fits_nowhere(monkeypatch):
     lengths = [5, 3, 2, 1]
     source = MemorySource([_equal_lengths(length, 1)[0] for length in lengths], EnvSpec("four", 1, FIVE_ARMS))
-    drawn = np.array([[1], [0], [2], [3], [0], [3]])  # Of 3, 5, 2, 1, 5 and 1 steps.
+    drawn = np.array([[0], [1], [2], [1], [0], [3]])  # Of 5, 3, 2, 3, 5 and 1 steps.
     chains = Chains(drawn, np.ones((6, 1), bool), np.array(lengths)[drawn[:, 0]])
-    sampler = _sampler(source, batch_steps=12, episodes=1, steps=6)
+    sampler = _sampler(source, batch_steps=14, episodes=1, steps=7)
     monkeypatch.setattr(ChainPool, "draw", lambda self, rng, num_chains: chains)
-    assert sampler.batch(0).segments.tolist() == [[1, 1, 1, 2, 2, 3], [1, 1, 1, 1, 1, 0]]
+    assert sampler.batch(0).segments.tolist() == [[1, 1, 1, 1, 1, 2, 2], [1, 1, 1, 2, 2, 2, 0]]
 
 
 def test_rows_and_steps_follow_the_longest_chosen_episode():

@@ -48,6 +48,19 @@ def test_a_long_job_prints_a_line_every_fifteen_seconds_and_one_at_the_end(clock
     assert all("125 tokens/s" in line for line in lines)
 
 
+def test_units_are_counted_as_they_are_unless_told_otherwise(clock, capsys):
+    with progress.show_progress("play", 8, rate_name="episodes") as display:
+        for done in (1, 1, 3):  # Nothing new the second time: no rate yet, and no division by zero.
+            display.update(done, {})
+            clock.now += 4.0
+    assert capsys.readouterr().err == "play 3/8  0.25 episodes/s  0:20 left\n"
+
+
+def test_a_clock_that_stands_still_stops_nothing(clock, capsys):
+    _play(clock, seconds=0.0)
+    assert "5/40" in capsys.readouterr().err
+
+
 def test_nothing_done_prints_nothing(clock, capsys):
     _play(clock, updates=0)
     assert capsys.readouterr().err == ""
@@ -62,8 +75,10 @@ def test_a_terminal_shows_a_bar(clock, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0.5, "0.5"), (38214.0, "38.2k"), (2.5e6, "2.5M"), (7e9, "7G"), (999.4, "999")]
-)
+    ("number", "text"),
+    [(0.5, "0.5"), (38214.0, "38.2k"), (2.5e6, "2.5M"), (7e9, "7G"), (999.4, "999"), (1e3, "1k"), (999.7, "1k"),
+     (999_600.0, "1M")],
+)  # fmt: skip
 def test_rates_are_short(number, text):
     assert progress._short(number) == text
 

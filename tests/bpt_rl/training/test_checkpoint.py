@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bpt_rl.training.checkpoint import checkpoint_step, restore_checkpoint, restore_params, save_checkpoint
+from bpt_rl.training.compilation import compile_train_step
 from bpt_rl.training.config import OptimizerConfig
 from bpt_rl.training.loop import make_train_step, train
 from bpt_rl.training.optimizer import build_optimizer
@@ -53,6 +54,13 @@ def test_save_restore_continue_equals_never_having_stopped(saved):
     assert int(state.step) == checkpoint_step(saved) == 4
     continued = list(train(state, STEP, tiny.batches(4), seed=3, num_steps=9))[-1].state
     _assert_equal(continued, _trained(9))
+
+
+def test_a_restored_state_fits_a_step_that_was_compiled_ahead(saved):
+    compiled = compile_train_step(STEP, _state(), tiny.batch(0)).step
+    state = restore_checkpoint(saved, jax.eval_shape(_state), IDENTITY)
+    continued = list(train(state, compiled, tiny.batches(4), seed=3, num_steps=6))[-1].state
+    _assert_equal(continued, _trained(6))
 
 
 def test_parameters_alone_can_be_restored_without_the_optimiser(copied):

@@ -1,0 +1,83 @@
+"""One layer's parameters, inputs and masks of uneven sizes, and the measure by which schedules are compared."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bpt_rl.ops.masks import Mask
+from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_block
+
+
+# A layer of this size takes far longer to compile than to run.
+COMPILE_FAST = {"xla_backend_optimization_level": 0}
+
+
+def params(D: int, N: int, K: int, F: int, *, norm: str = "rms", seed: int = 0) -> BlockParams:
+    """Returns parameters none of which is zero or one."""
+    H = D // N
+    keys = iter(jax.random.split(jax.random.key(seed), 12))
+    linear = lambda *shape, fan_in: jax.random.normal(next(keys), shape) * fan_in**-0.5
+    vector = lambda width, centre: centre + 0.2 * jax.random.normal(next(keys), (width,))
+    return BlockParams(
+        norm1_scale=vector(D, 1.0),
+        norm1_bias=vector(D, 0.0) if norm == "layer" else None,
+        query=linear(D, N, H, fan_in=D),
+        key=linear(D, K, H, fan_in=D),
+        value=linear(D, K, H, fan_in=D),
+        output=linear(N, H, D, fan_in=D),
+        norm2_scale=vector(D, 1.0),
+        norm2_bias=vector(D, 0.0) if norm == "layer" else None,
+        ffn_in=linear(D, F, fan_in=D),
+        ffn_in_bias=vector(F, 0.0),
+        ffn_out=linear(F, D, fan_in=F),
+        ffn_out_bias=vector(D, 0.0),
+    )
+
+
+def segments(B: int, T: int) -> jax.Array:
+    """Returns three segments per row, cut differently in each, and padding behind (and a little between) them."""
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.integers(1, 4, (B, T)).astype(np.int32), axis=1)
+    rows[:, -(T // 7) :] = 0
+    rows[0, np.flatnonzero(rows[0] == 2)[:2]] = 0
+    return jnp.asarray(rows)
+
+
+def mask(B: int, T: int, *, window: int = 0, with_segments: bool = False) -> Mask:
+    """Returns the mask of whole rows."""
+    rows = segments(B, T) if with_segments else None
+    return Mask(window, rows, rows)
+
+
+def outputs_and_gradients(
+    spec: BlockSpec,
+    params: BlockParams,
+    mask: Mask,
+    *,
+    B: int,
+    T: int,
+    dropout_key: jax.Array | None = None,
+):
+    """Returns what the layer gives for random rows, and the gradient of a random sum of it by rows and parameters."""
+    D = params.query.shape[0]
+    x, weights = jax.random.normal(jax.random.key(1), (2, B, T, D))
+    positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
+
+    def weighted_sum(x, params):
+        y = transformer_block(
+            x.astype(spec.dtype), params, mask, positions, spec=spec, dropout_key=dropout_key
+        )
+        return (y.astype(jnp.float32) * weights).sum(), y
+
+    run = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)
+    (_, y), gradients = jax.jit(run, compiler_options=COMPILE_FAST)(x, params)
+    return y, gradients
+
+
+def largest_difference(actual, expected) -> float:
+    """Returns the largest max|a - b| / max|b| over all tensors of two trees of one structure; NaN if any is."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    wide = lambda x: np.asarray(x, np.float64)
+    pairs = [(wide(a), wide(b)) for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)]
+    assert all(a.shape == b.shape for a, b in pairs)
+    return float(np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]))
