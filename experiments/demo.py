@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from bpt_rl.types import UserError
 from experiments import command_line, figures, plot, run_directory
@@ -36,37 +35,49 @@ def train_all(contexts: Sequence[int], out: Path, options: Sequence[str]) -> lis
     for folder in folders:
         if (folder / run_directory.CONFIG).is_file():
             shutil.rmtree(folder)
-    processes = []
-    for index, (episodes, folder) in enumerate(zip(contexts, folders, strict=True)):
-        command = [f"context.episodes={episodes}", f"hydra.run.dir={folder}", *options]
-        with _on_one_core(index):
-            processes.append(_start(command, f"context {episodes}"))
+    trainings = []
     try:
-        failed = [folder for folder, process in zip(folders, processes, strict=True) if process.wait()]
+        for index, (episodes, folder) in enumerate(zip(contexts, folders, strict=True)):
+            command = [f"context.episodes={episodes}", f"hydra.run.dir={folder}", *options]
+            with _on_one_core(index):
+                trainings.append(_Training(command, f"context {episodes}"))
+        failed = [folder for folder, training in zip(folders, trainings, strict=True) if training.finish()]
     finally:
-        for process in processes:
-            process.terminate()
+        for training in trainings:
+            training.end()
     if failed:
         raise UserError(f"training {failed[0]} failed; its message is above")
     return folders
 
 
-def _start(overrides: Sequence[str], name: str) -> "subprocess.Popen[str]":
-    """Starts a training whose output appears line by line behind its name."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    threading.Thread(target=_relay, args=(process.stdout, name), daemon=True).start()
-    return process
+class _Training:
+    """One training in a process of its own, whose output appears line by line behind its name."""
 
+    def __init__(self, overrides: Sequence[str], name: str):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.train", *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._relay = threading.Thread(target=self._repeat, args=(name,), daemon=True)
+        self._relay.start()
 
-def _relay(stream: IO[str], name: str) -> None:
-    for line in stream:
-        print(f"[{name}] {line}", end="", flush=True)
+    def finish(self) -> int:
+        """Waits for the end and returns the exit code."""
+        self._relay.join()
+        return self._process.wait()
+
+    def end(self) -> None:
+        """Ends the process if it is still there."""
+        self._process.terminate()
+        self.finish()
+
+    def _repeat(self, name: str) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                print(f"[{name}] {line}", end="", flush=True)
 
 
 @contextmanager

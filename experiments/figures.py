@@ -114,9 +114,9 @@ def reference(axes: "Axes", height: float, name: str, *, side: str = "left") -> 
 
 
 def from_zero(axes: "Axes") -> None:
-    """Has the y axis begin at zero (or lower, where values do), with room for a name above the highest line."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(0, low), high + 0.04 * (high - low))
+    """Has the y axis begin at zero, or lower where values do, with room for a name above the highest line."""
+    lowest, (low, high) = axes.dataLim.y0, axes.get_ylim()
+    axes.set_ylim(min(0, low) if lowest < 0 else 0, high + 0.04 * (high - low))
 
 
 def whole_numbers(axes: "Axes") -> None:

@@ -122,12 +122,10 @@ def _nearest_key(name: str, keys: Mapping[str, Sequence[str]], groups: Sequence[
     section, _, last = name.rpartition(".")
     if keys.get(section):
         return f"in {section}: {nearest(last, keys[section])}"
-    close = difflib.get_close_matches(name, [*keys, *groups], n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
     # A name that stands alone: perhaps the last part of a key was meant.
-    same = [key for key in keys if key.rpartition(".")[2] == last]
-    if same:
-        return f"did you mean {' or '.join(repr(key) for key in same)}?"
+    same = [key for key in keys if key.rpartition(".")[2] == name]
+    close = same or difflib.get_close_matches(name, [*keys, *groups], n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(key) for key in close)}?"
     known = sorted({key for key in keys if "." not in key} | {name for name in groups if "/" not in name})
     return f"known are {', '.join(known)}; --help lists all"

@@ -13,7 +13,7 @@ from bpt_rl.types import Window
 
 
 def loss(
-    model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""]
+    model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""] | None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of the actions, and the mean over each chain's first episode beside it."""
     parameters = model(reader.read_window(batch), dropout_key=key)

@@ -8,7 +8,7 @@ from bpt_rl.types import Window
 
 
 def loss(
-    model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""]
+    model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""] | None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of the actions."""
     parameters = model(reader.read_window(batch), dropout_key=key)

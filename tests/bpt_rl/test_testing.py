@@ -34,6 +34,11 @@ def test_tiny_actions_stay_inside_their_bounds():
     assert (continuous <= box.high).all()
 
 
+def test_every_other_episode_ends_by_itself():
+    source = testing.tiny_source(num_episodes=3)
+    assert [source[index].is_terminal for index in range(3)] == [True, False, True]
+
+
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match="at least one episode"):
         testing.MemorySource([], EnvSpec("none", 3, testing.FIVE_ARMS))
@@ -68,6 +73,14 @@ def test_the_tiny_env_refuses_to_be_driven_wrongly():
         env.reset(options={"reset_mask": np.array([True, False, False])})
     with pytest.raises(RuntimeError, match="outside"):
         env.step(np.array([0, 5, 0]))
+
+
+def test_a_seed_starts_the_tiny_env_afresh_in_mid_episode():
+    env = testing.TinyVectorEnv()
+    first, _ = env.reset(seed=0)
+    env.step(np.array([0, 0, 0]))
+    again, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(again, first)
 
 
 def test_the_counting_policy_counts_each_row_by_itself():

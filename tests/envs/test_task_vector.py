@@ -75,6 +75,21 @@ def test_rows_that_are_over_stay_over_and_ignore_their_actions():
         assert truncated.all()
 
 
+def test_rows_that_have_never_begun_do_not_play():
+    env = _vector()
+    env.reset(seed=0, options={"reset_mask": np.array([False, True, False])})
+    for _ in range(2):
+        _, _, _, truncated, _ = env.step(np.array([99, 0, 99]))
+    assert truncated.tolist() == [False, True, False]
+
+
+def test_tasks_are_the_vectors_own():
+    tasks = np.array([0, 1, 2])
+    env = CueBanditVectorEnv(CONFIG, tasks)
+    tasks[:] = 7
+    assert env.tasks.tolist() == [0, 1, 2]
+
+
 def test_an_action_that_does_not_exist_is_refused():
     env = _vector()
     env.reset(seed=0)

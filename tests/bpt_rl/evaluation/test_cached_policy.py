@@ -30,20 +30,27 @@ def _reader(layout, actions):
 
 
 def _model(reader, *, taps, num_episodes=NUM_EPISODES, dtype="float32"):
+    """Returns a model whose parameters are drawn by NumPy, none of them 0: JAX would compile a draw for every shape."""
     shape = TrajectoryShape(
         feature_width(reader.spec), tokens_per_step(reader.layout), LONGEST, num_episodes, reader.spec.actions
     )
     backbone = BackboneConfig(num_layers=2, width=24, num_heads=4, num_kv_heads=2, dtype=dtype)
-    return TrajectoryTransformer(
-        shape,
-        backbone,
-        Schedule(query_block=8, key_block=8),
-        timesteps="learned",
-        convolution_taps=taps,
-        head="auto",
-        num_bins=5,
-        rngs=nnx.Rngs(params=1),
+    model = nnx.eval_shape(
+        lambda: TrajectoryTransformer(
+            shape,
+            backbone,
+            Schedule(query_block=8, key_block=8),
+            timesteps="learned",
+            convolution_taps=taps,
+            head="auto",
+            num_bins=5,
+            rngs=nnx.Rngs(params=1),
+        )
     )
+    graphdef, params = nnx.split(model)
+    rng = np.random.default_rng(1)
+    draw = lambda leaf: jax.device_put(rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype))
+    return nnx.merge(graphdef, jax.tree.map(draw, params))
 
 
 class _Recording:

@@ -1,6 +1,7 @@
 """Rows that end at different times must each get their own chain, and nobody else's numbers."""
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -37,8 +38,27 @@ class _Recorder(testing.CountingPolicy):
         return state, np.where(active, actions, 99).astype(np.int32)
 
 
-def test_every_row_plays_its_own_chain():
-    episodes, env = _run()
+class _FlagsStayUp(testing.TinyVectorEnv):
+    """As the vectors of `envs` do it: a row that is over says so at every step until it is reset."""
+
+    def __init__(self):
+        super().__init__(LENGTHS)
+        self.flags = np.zeros((2, 3), bool)
+
+    def reset(self, *, seed=None, options=None):
+        shown = super().reset(seed=seed, options=options)
+        self.flags &= self.is_over[None]
+        return shown
+
+    def step(self, actions):
+        observation, reward, *ends, info = super().step(actions)
+        self.flags |= np.stack(ends)
+        return observation, reward, *self.flags.copy(), info
+
+
+@pytest.mark.parametrize("make_env", [lambda: testing.TinyVectorEnv(LENGTHS), _FlagsStayUp])
+def test_every_row_plays_its_own_chain(make_env):
+    episodes, env = _run(make_env())
     found = {(episode.row, episode.position): episode for episode in episodes}
     assert len(episodes) == len(found) == 9
     for row in range(3):
@@ -52,6 +72,24 @@ def test_every_row_plays_its_own_chain():
             assert episode.target_return == 7.0
     assert env.seeds[0] == 11
     assert set(env.seeds[1:]) == {None}
+
+
+def test_each_row_may_be_asked_for_its_own_return():
+    episodes, _ = _run(target_return=np.array([1.0, 2.0, 3.5]))
+    assert {(episode.row, episode.target_return) for episode in episodes} == {(0, 1.0), (1, 2.0), (2, 3.5)}
+
+
+@pytest.mark.parametrize(("key", "expected"), [(None, 11), (jax.random.key(3), 3)])
+def test_the_policy_gets_its_own_key_or_one_made_from_the_seed(key, expected):
+    keys = []
+
+    class Listening(testing.CountingPolicy):
+        def start(self, num_rows, key):
+            keys.append(jax.random.key_data(key).tolist())
+            return super().start(num_rows, key)
+
+    _run(policy=Listening(), key=key)
+    assert keys == [jax.random.key_data(jax.random.key(expected)).tolist()]
 
 
 def test_episodes_come_as_they_end():

@@ -73,6 +73,16 @@ def test_intervals_cover_the_true_mean():
     assert 0.88 <= hits / 200 <= 0.99
 
 
+def test_the_ends_of_an_interval_are_percentiles_of_the_bootstrap():
+    values, groups = np.random.default_rng(5).normal(size=17) ** 3, np.arange(17) % 5
+    means, iqms = _bootstrap(values, groups, seed=9)
+    found = statistics.summarise(values, groups, seed=9)
+    for name, samples in (("ci", means), ("iqm_ci", iqms)):
+        inside = (samples >= getattr(found, f"{name}_low")) & (samples <= getattr(found, f"{name}_high"))
+        assert inside.mean() == pytest.approx(0.95, abs=0.002)
+        assert (samples < getattr(found, f"{name}_low")).mean() == pytest.approx(0.025, abs=0.002)
+
+
 def test_summaries_are_repeatable_and_complete():
     values, groups = np.random.default_rng(3).normal(size=30), np.arange(30) % 4
     first = statistics.summarise(values, groups)

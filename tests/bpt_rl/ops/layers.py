@@ -7,7 +7,6 @@ import numpy as np
 from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_block
 
-
 # A layer of this size takes far longer to compile than to run.
 COMPILE_FAST = {"xla_backend_optimization_level": 0}
 
@@ -78,6 +77,8 @@ def largest_difference(actual, expected) -> float:
     """Returns the largest max|a - b| / max|b| over all tensors of two trees of one structure; NaN if any is."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     wide = lambda x: np.asarray(x, np.float64)
-    pairs = [(wide(a), wide(b)) for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)]
+    pairs = [
+        (wide(a), wide(b)) for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    ]
     assert all(a.shape == b.shape for a, b in pairs)
     return float(np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]))

@@ -16,9 +16,7 @@ WHOLE, ROWS_AND_HEADS, RATE = 300, (2, 3), 0.3
 def whole():
     """What attention over 300 x 300 tokens keeps; a little over two tiles a side."""
     everything = Slice(0, WHOLE)
-    return np.asarray(
-        dropout.attention_keep(jax.random.key(7), RATE, ROWS_AND_HEADS, everything, everything)
-    )
+    return np.asarray(dropout.attention_keep(jax.random.key(7), RATE, ROWS_AND_HEADS, everything, everything))
 
 
 @pytest.mark.parametrize(
@@ -54,9 +52,7 @@ def test_the_rate_is_right_in_every_row_and_head_and_no_two_are_alike(whole):
 
 
 def test_another_key_draws_something_else(whole):
-    other = dropout.attention_keep(
-        jax.random.key(8), RATE, ROWS_AND_HEADS, Slice(0, WHOLE), Slice(0, WHOLE)
-    )
+    other = dropout.attention_keep(jax.random.key(8), RATE, ROWS_AND_HEADS, Slice(0, WHOLE), Slice(0, WHOLE))
     agreement = (np.asarray(other) == whole).mean()
     assert agreement == pytest.approx(RATE**2 + (1 - RATE) ** 2, abs=0.01)
 

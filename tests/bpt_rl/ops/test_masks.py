@@ -1,5 +1,7 @@
 """Who sees whom, against matrices written out by hand; which blocks are visited, against looking at every pair."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +78,7 @@ def _contiguous(rng, rows: int, length: int):
     segments = np.zeros((rows, length), np.int32)
     for row in segments:
         cuts = np.sort(rng.integers(0, length + 1, 4))
-        for segment, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True), 1):
+        for segment, (start, stop) in enumerate(itertools.pairwise(cuts), 1):
             row[start : stop - rng.integers(0, 2)] = segment
     return jnp.asarray(segments)
 
@@ -149,9 +151,7 @@ def _any_mask(rng, segments, lengths, offset) -> Mask:
 
 
 def test_causal_attention_visits_its_triangle():
-    visited = [
-        masks.key_range(Mask(), Slice(4 * index, 4), num_keys=32, key_block=4) for index in range(8)
-    ]
+    visited = [masks.key_range(Mask(), Slice(4 * index, 4), num_keys=32, key_block=4) for index in range(8)]
     assert [int(found.stop - found.start) for found in visited] == list(range(1, 9))
     assert [int(found.full_stop - found.full_start) for found in visited] == list(range(8))
 

@@ -41,7 +41,9 @@ def test_by_hand():
 @pytest.mark.parametrize("name", ["rms", "layer"])
 def test_bfloat16_is_normed_in_float32_and_rounded_once(name):
     x, scale, bias = _inputs()
-    norm = (lambda x: norms.rms_norm(x, scale)) if name == "rms" else lambda x: norms.layer_norm(x, scale, bias)
+    norm = (
+        (lambda x: norms.rms_norm(x, scale)) if name == "rms" else lambda x: norms.layer_norm(x, scale, bias)
+    )
     low = (x + 50).astype(jnp.bfloat16)
     assert norm(low).dtype == jnp.bfloat16
     np.testing.assert_array_equal(norm(low), norm(low.astype(jnp.float32)).astype(jnp.bfloat16))

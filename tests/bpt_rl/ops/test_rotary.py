@@ -6,7 +6,6 @@ import numpy as np
 
 from bpt_rl.ops import rotary
 
-
 rotate = jax.jit(rotary.rotate, static_argnums=2)
 
 
@@ -54,8 +53,6 @@ def test_scores_depend_on_distance_only():
 def test_far_out_positions_keep_their_distance_in_bfloat16():
     query, key = jax.random.normal(jax.random.key(0), (2, 1, 3, 2, 8)).astype(jnp.bfloat16)
     near = _scores(query, key, _positions(5, 9, 12), _positions(0, 2, 7))
-    far = _scores(
-        query, key, _positions(400_005, 400_009, 400_012), _positions(400_000, 400_002, 400_007)
-    )
+    far = _scores(query, key, _positions(400_005, 400_009, 400_012), _positions(400_000, 400_002, 400_007))
     np.testing.assert_allclose(far, near, atol=0.1)
     assert rotate(query, _positions(1, 2, 3), 10000.0).dtype == jnp.bfloat16

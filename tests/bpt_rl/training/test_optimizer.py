@@ -57,13 +57,15 @@ def test_gradients_are_clipped_by_their_global_norm(clip, expected):
     """The first update of Adam forgets the scale, so its memory is looked at."""
     params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
     gradients = {"a": jnp.full((2, 2), 4.0), "b": jnp.array([6.0, 0, 0])}
-    config = OptimizerConfig(clip=clip, b1=0.0)
+    config = OptimizerConfig(clip=clip, b1=0.0, b2=0.75)
     tx = build_optimizer(config, 10)
     with jax.numpy_dtype_promotion("standard"):
         _, state = jax.jit(tx.update)(gradients, jax.jit(tx.init)(params), params)
-    (memory,) = [leaf.mu for leaf in jax.tree.leaves(state, is_leaf=_has_mu) if _has_mu(leaf)]
-    norm = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(memory)) ** 0.5
+    (memory,) = [leaf for leaf in jax.tree.leaves(state, is_leaf=_has_mu) if _has_mu(leaf)]
+    norm = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(memory.mu)) ** 0.5
     np.testing.assert_allclose(norm, expected, rtol=1e-5)
+    squares = sum(float(leaf.sum()) for leaf in jax.tree.leaves(memory.nu))
+    np.testing.assert_allclose(squares, (1 - 0.75) * expected**2, rtol=1e-5)
 
 
 def _has_mu(node) -> bool:

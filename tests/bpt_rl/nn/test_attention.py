@@ -1,0 +1,92 @@
+"""The transformer layer: its cache is a state like any other, and its schedule changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bpt_rl.nn.attention import TransformerLayer, block_spec
+from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.ops.config import Schedule
+from tests.bpt_rl.nn import sequences
+
+CONFIG = BackboneConfig(num_layers=2, width=12, num_heads=4, num_kv_heads=2)
+
+
+def _layer(schedule=None, **fields):
+    config = BackboneConfig(**{**CONFIG.__dict__, **fields})
+    schedule = schedule or Schedule("vanilla")
+    return sequences.filled(lambda: TransformerLayer(config, schedule, rngs=nnx.Rngs(params=0)))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "window"),
+    [(Schedule("vanilla"), 0), (Schedule(query_block=3, key_block=5), 4)],
+    ids=["vanilla", "blockwise, window"],
+)
+def test_bit_by_bit_equals_all_at_once_with_rows_out_of_step(schedule, window):
+    layer = _layer(schedule, window=window, norm="layer")
+    sequences.assert_bit_by_bit_equals_all_at_once(layer, D=12)
+
+
+def test_a_row_that_reads_nothing_keeps_its_cache():
+    layer = _layer()
+    reader = sequences.Reader(layer, 2, capacity=5)
+    x = np.random.default_rng(0).normal(size=(2, 3, 12)).astype(np.float32)
+    reader.continue_with(x, [sequences.Part(np.array([3, 2]), np.array([0, 1]))], 3)
+    before = reader.state
+    reader.continue_with(x, [sequences.Part(np.array([0, 1]), np.array([0, 2]))], 3)
+    assert reader.state.length.tolist() == [3, 3]
+    np.testing.assert_array_equal(reader.state.key[0], before.key[0])
+    np.testing.assert_array_equal(reader.state.value[0], before.value[0])
+
+
+def test_reset_forgets_by_length():
+    layer = _layer()
+    state = layer.init_state(3, 4)._replace(length=jnp.asarray([4, 2, 3]))
+    assert layer.reset(state, jnp.asarray([False, True, True])).length.tolist() == [4, 0, 0]
+
+
+def test_the_window_narrows_what_a_token_depends_on():
+    """In a layer of window 3, a change of token 2 shows in tokens 2, 3 and 4 only."""
+    layer = _layer(window=3)
+    x = np.random.default_rng(0).normal(size=(1, 8, 12)).astype(np.float32)
+    other = x.copy()
+    other[0, 2] += 1.0
+    lengths = np.array([8])
+    changed = np.abs(sequences.whole(layer, x, lengths) - sequences.whole(layer, other, lengths)).max(axis=2)
+    assert (changed[0] > 1e-4).tolist() == [False, False, True, True, True, False, False, False]
+
+
+def test_grouped_heads_have_smaller_caches():
+    assert _layer().init_state(3, 7).key.shape == (3, 2, 7, 3)
+    assert _layer(num_kv_heads=0, dtype="bfloat16").init_state(3, 7).value.shape == (3, 4, 7, 3)
+    assert _layer(dtype="bfloat16").init_state(3, 7).value.dtype == jnp.bfloat16
+
+
+def test_parameters_are_float32_and_a_layer_starts_near_the_identity_in_scale():
+    config = BackboneConfig(num_layers=2, width=64, dtype="bfloat16", norm="layer")
+    layer = TransformerLayer(config, Schedule(), rngs=nnx.Rngs(params=0))
+    leaves = jax.tree.leaves(nnx.state(layer, nnx.Param))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+    assert float(jnp.std(layer.query[...])) == pytest.approx(64**-0.5, rel=0.1)
+    # Smaller by sqrt(2 x layers) where a branch enters the residual stream.
+    assert float(jnp.std(layer.output[...])) == pytest.approx(64**-0.5 / 2, rel=0.1)
+    assert float(jnp.std(layer.ffn_out[...])) == pytest.approx((4 * 64) ** -0.5 / 2, rel=0.1)
+
+
+def test_the_configuration_reaches_the_block():
+    config = BackboneConfig(
+        norm="layer",
+        activation="relu",
+        rotary_base=7.0,
+        dtype="bfloat16",
+        attention_dropout=0.1,
+        residual_dropout=0.2,
+    )
+    schedule = Schedule("memory_efficient")
+    spec = block_spec(config, schedule)
+    for name in ("norm", "activation", "rotary_base", "dtype", "attention_dropout", "residual_dropout"):
+        assert getattr(spec, name) == getattr(config, name)
+    assert spec.schedule is schedule

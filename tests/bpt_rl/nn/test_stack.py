@@ -1,0 +1,66 @@
+"""A stack is its layers one after another, whether scanned or with states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bpt_rl.nn.attention import TransformerLayer
+from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.nn.stack import Stack
+from bpt_rl.ops.config import Schedule
+from tests.bpt_rl.nn import sequences
+
+
+class _Noise(nnx.Module):
+    """Multiplies by a parameter and adds noise of the dropout key."""
+
+    def __init__(self, rngs):
+        self.factor = nnx.Param(jax.random.normal(rngs.params(), (1,), jnp.float32))
+
+    def __call__(self, x, context, state=None):
+        if context.dropout_key is not None:
+            x = x + jax.random.normal(context.dropout_key, x.shape)
+        return x * self.factor[...][None, None], state
+
+
+def _transformer(num_layers: int) -> Stack:
+    config = BackboneConfig(num_layers=num_layers, width=8, num_heads=2)
+    make = lambda rngs: TransformerLayer(config, Schedule("vanilla"), rngs=rngs)
+    return sequences.filled(lambda: Stack(make, num_layers, rngs=nnx.Rngs(params=0)))
+
+
+def test_bit_by_bit_equals_all_at_once_with_rows_out_of_step():
+    sequences.assert_bit_by_bit_equals_all_at_once(_transformer(2), D=8, widths=(3,))
+
+
+def test_layers_start_different_and_are_applied_in_order_with_keys_of_their_own():
+    stack = Stack(_Noise, 3, rngs=nnx.Rngs(params=0))
+    factors = stack.layers.factor[...][:, 0].tolist()
+    assert len(set(factors)) == 3
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    context = sequences.context(np.ones((2, 5)))
+    key = jax.random.key(9)
+    actual, state = stack(x, context._replace(dropout_key=key))
+    expected = x
+    for index, factor in enumerate(factors):
+        expected = (expected + jax.random.normal(jax.random.fold_in(key, index), x.shape)) * jnp.float32(
+            factor
+        )
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    assert state is None
+    np.testing.assert_allclose(stack(x, context)[0], np.asarray(x) * np.prod(factors), rtol=1e-5)
+
+
+def test_parameters_lie_along_a_leading_axis_of_layers():
+    shapes = [leaf.shape[0] for leaf in jax.tree.leaves(nnx.state(_transformer(3), nnx.Param))]
+    assert set(shapes) == {3}
+
+
+def test_each_layer_has_a_state_of_its_own():
+    stack = _transformer(2)
+    states = stack.init_state(3, 7)
+    assert [state.key.shape for state in states] == [(3, 2, 7, 4)] * 2
+    full = tuple(state._replace(length=jnp.asarray([1, 2, 3])) for state in states)
+    emptied = stack.reset(full, jnp.asarray([False, True, False]))
+    assert [state.length.tolist() for state in emptied] == [[1, 0, 3]] * 2

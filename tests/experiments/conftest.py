@@ -1,0 +1,47 @@
+"""Entry points called in this process, as a user would call them from an empty folder."""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import pytest
+
+
+class Result(NamedTuple):
+    """What an entry point left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    def refusal(self) -> str:
+        """Returns the one message of a command that was refused before anything happened."""
+        assert self.code == 2, self
+        lines = self.err.strip().splitlines()
+        assert sum(line.startswith("error: ") for line in lines) == 1, self.err
+        assert "Traceback" not in self.err + self.out
+        return lines[-1] if lines[-1].startswith("error: ") else "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A folder for generated and converted datasets that all tests share."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def entry(monkeypatch, capsys, tmp_path, cache):
+    """Runs an entry point by name, with overrides, in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: str) -> Result:
+        shared = [f"dataset.cache={cache}"] if name == "train" and "--help" not in arguments else []
+        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *arguments, *shared])
+        code = 0
+        try:
+            importlib.import_module(f"experiments.{name}").main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run

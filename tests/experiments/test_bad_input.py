@@ -1,0 +1,110 @@
+"""Every kind of bad input, through the entry point: one message that says what to do, exit code 2, and no run."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from tests.experiments import pendulum_files
+
+PENDULUM = ("env=gymnasium", "env.name=Pendulum-v1", "dataset=d4rl", "training.steps=1", "context.episodes=1")
+
+
+def _without(name):
+    return lambda data: data.pop(name)
+
+
+def _set(name, make):
+    return lambda data: data.update({name: make(data[name])})
+
+
+def _at_step_7(name, value):
+    def change(data):
+        data[name][7] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (_without("actions"), ("actions", "broken.hdf5")),
+        (_without("rewards"), ("rewards",)),
+        (_set("observations", lambda x: x[:, 0]), ("observations",)),
+        (_set("actions", lambda x: x[:, :, None]), ("actions",)),
+        (_at_step_7("observations", np.nan), ("observations", "7")),
+        (_at_step_7("rewards", np.inf), ("rewards", "7")),
+        (_set("rewards", lambda x: x[:-1]), ("rewards", "59", "60")),
+        (lambda data: data.update({name: column[:0] for name, column in data.items()}), ("empty",)),
+        (_at_step_7("actions", 2.5), ("actions", "2.5", "-2 .. 2")),
+        (_set("observations", lambda x: x[:, :2]), ("2 components", "3", "Pendulum-v1")),
+        (_set("actions", lambda x: np.repeat(x, 2, axis=1)), ("2 components", "Pendulum-v1")),
+        (_set("actions", lambda x: np.zeros(len(x), np.int64)), ("Pendulum-v1",)),
+    ],
+    ids=[
+        "no actions",
+        "no rewards",
+        "misshapen observations",
+        "misshapen actions",
+        "NaN",
+        "infinite",
+        "unequal lengths",
+        "empty",
+        "actions out of bounds",
+        "other observations",
+        "other actions",
+        "discrete actions",
+    ],
+)
+def test_a_broken_file_is_refused(entry, tmp_path, change, parts):
+    data = pendulum_files.columns()
+    change(data)
+    path = pendulum_files.write(tmp_path / "broken.hdf5", data)
+    message = entry("train", *PENDULUM, f"dataset.path={path}").refusal()
+    assert all(part in message for part in parts), message
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("config.yaml"))
+
+
+def test_a_missing_file_is_refused(entry):
+    assert "nowhere.hdf5" in entry("train", *PENDULUM, "dataset.path=nowhere.hdf5").refusal()
+
+
+def test_a_file_that_is_not_hdf5_is_refused(entry, tmp_path):
+    (tmp_path / "text.hdf5").write_text("observations, actions\n")
+    message = entry("train", *PENDULUM, "dataset.path=text.hdf5").refusal()
+    assert "text.hdf5" in message
+    assert "HDF5" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["dataset=d4rl", "env=cue_bandit"], ("dataset.path is empty", "dataset.path=FILE")),
+        (["dataset=store", "dataset.path=nowhere"], ("no dataset at nowhere",)),
+        (["env=none"], ("histories are generated for dark_room and cue_bandit, not without an environment",)),
+        (["env=hopper"], ("not for Hopper-v5", "dataset=d4rl")),
+        (["env=gymnasium", "env.name=Hoper-v5"], ("Hopper-v5",)),
+        (["experiment=nano", "context.steps=4"], ("longer than the context of 4 steps", "context.steps")),
+        (["experiment=nano", "training.accumulate=5"], ("training.accumulate=5", "6")),
+        (["experiment=nano", "agent=behavior_cloning"], ("context.episodes=1",)),
+        (["experiment=nano", "agent.head=gaussian"], ("gaussian",)),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(entry, arguments, parts):
+    message = entry("train", *arguments).refusal()
+    assert all(part in message for part in parts), message
+
+
+def test_a_simulator_that_is_not_installed_is_named_before_training(entry, monkeypatch, tmp_path):
+    path = pendulum_files.write(tmp_path / "data.hdf5", pendulum_files.columns())
+    real = importlib.import_module
+
+    def without_mujoco(name, package=None):
+        if name.startswith("gymnasium.envs.mujoco"):
+            raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", without_mujoco)
+    message = entry("train", "env=hopper", "dataset=d4rl", f"dataset.path={path}").refusal()
+    assert "Hopper-v5" in message
+    assert "pip install -e '.[mujoco]'" in message

@@ -1,0 +1,113 @@
+"""Mistakes on the command line: one message that names the nearest existing name, and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bpt_rl.types import UserError
+from experiments import ROOT, command_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["context.episode=2"],
+            "no option is called 'context.episode'; in context: did you mean 'episodes'?",
+        ),
+        (["trainng.steps=2"], "no option is called 'trainng.steps'; did you mean 'training.steps'?"),
+        (["episodes=2"], "did you mean 'context.episodes' or 'evaluation.episodes'?"),
+        (["+context.lenght=3"], "no option is called 'context.lenght'"),
+        (["++optimizer.lr=3"], "no option is called 'optimizer.lr'"),
+        (["~traker"], "did you mean 'tracker'?"),
+        (["optimiser=adamw"], "did you mean 'optimizer'?"),
+        (["zzz=1"], "known are agent, backbone, context,"),
+        (["agent=agentic"], "agent has no option 'agentic'; did you mean 'agentic_transformer'?"),
+        (["+experiment=darkroom"], "experiment has no option 'darkroom'; did you mean 'dark_room'?"),
+        (["-m", "schedule=vanilla,block"], "schedule has no option 'block'; did you mean 'blockwise'?"),
+        (["hydra/launcher=jobli"], "hydra/launcher has no option 'jobli'"),
+        (["context.episodes"], "expected key=value or group=option"),
+        (["training.steps=many"], "Value 'many' of type 'str' could not be converted to Integer"),
+        (["training.steps=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
+        (["context.episodes=0"], "context.episodes must be at least 1, got 0"),
+        (["-m", "context.episodes=4,2,-1"], "context.episodes must be at least 1, got -1"),
+        (["context.episodes=1,2"], "add --multirun"),
+        (["env=gymnasium"], "env.name is empty"),
+        (["optimizer.learning_rate=0"], "optimizer.learning_rate must be above 0"),
+        (["backbone.num_heads=null"], "backbone.num_heads"),
+    ],
+)
+def test_a_mistake_ends_in_one_message(entry, arguments, message):
+    assert message in entry("train", *arguments).refusal()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected run=RUN_DIR"),
+        (["run=nowhere"], "nowhere holds no run"),
+        (["rum=x"], "did you mean 'run'?"),
+        (["run=x", "evaluation.episode=3"], "in evaluation: did you mean 'episodes'?"),
+        (["run=x", "checkpoint=newest"], "checkpoint must be last or best, got 'newest'"),
+    ],
+)
+def test_mistakes_of_an_evaluation(entry, arguments, message):
+    assert message in entry("evaluate", *arguments).refusal()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected path=FOLDER"),
+        (["path=x", "env=hopper"], "histories are generated for dark_room and cue_bandit, not for Hopper-v5"),
+        (["path=."], "exists"),
+    ],
+)
+def test_mistakes_of_a_collection(entry, arguments, message):
+    assert message in entry("collect", *arguments).refusal()
+
+
+def test_a_refused_command_leaves_nothing_behind(entry, tmp_path):
+    entry("train", "context.episode=2").refusal()
+    entry("evaluate", "run=nowhere").refusal()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_valid_overrides_pass():
+    command_line.schema.register()
+    command_line.check("train", ["-m", "context.episodes=1,2", "experiment=nano", "hydra.sweep.dir=x"])
+    command_line.check("train", ["context={episodes: 3}", "evaluation.target_returns=[1,2]", "~tracker"])
+    command_line.check("evaluate", ["run=x", "env.name=Hopper-v4", "evaluation.temperature=0"])
+
+
+def test_a_traceback_comes_on_request(entry, monkeypatch):
+    monkeypatch.setenv(command_line.TRACEBACK, "1")
+    with pytest.raises(UserError, match="did you mean"):
+        entry("train", "context.episode=2")
+
+
+def test_errors_that_are_ours_keep_their_traceback(capsys):
+    with pytest.raises(ZeroDivisionError), command_line.reported_errors():
+        _ = 1 / 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "collect"])
+def test_help_lists_keys_groups_and_examples(entry, name):
+    result = entry(name, "--help")
+    assert result.code == 0
+    assert f"python -m experiments.{name}" in result.out
+    assert max(len(line) for line in result.out.splitlines()) <= 120
+    if name == "train":
+        assert "context.episodes=8" in result.out
+        assert "the headline knob" in result.out
+        assert "agentic_transformer*" in result.out
+
+
+def test_help_answers_at_once_as_it_needs_no_jax():
+    code = (
+        "import sys, time; sys.argv = ['train', '--help']; from experiments import train; train.main(); "
+        "assert 'jax' not in sys.modules; assert time.process_time() < 2, time.process_time()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,82 @@
+"""The YAML files: everything composes, and runs that are compared differ in their context alone."""
+
+from dataclasses import replace
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments import command_line, schema
+
+EXPERIMENTS = sorted(path.stem for path in (command_line.CONFIGS / "experiment").glob("*.yaml"))
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in command_line.CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "hydra")
+)
+
+
+@pytest.fixture(scope="module")
+def compose():
+    schema.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(command_line.CONFIGS), version_base=command_line.VERSION_BASE):
+        yield lambda *tokens: command_line.composed("train", tokens)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(compose, experiment):
+    config = compose(f"experiment={experiment}")
+    assert config.training.steps >= 1
+    assert config.env is not None
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_composes(compose, group, option):
+    more = ("env.name=Pendulum-v1",) if option == "gymnasium" else ()
+    compose(f"{group}={option}", *more)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_runs_with_other_contexts_differ_in_nothing_else(compose, experiment):
+    # Data, steps per batch, gradient steps, optimiser, temperature and target: all equal, and the seeds too.
+    configs = {
+        n: compose(f"experiment={experiment}", f"context.episodes={n}", "seed=5") for n in (1, 2, 8, 32)
+    }
+    for episodes, config in configs.items():
+        assert config.context.episodes == episodes
+        assert replace(config, context=replace(config.context, episodes=1)) == configs[1]
+
+
+def test_without_overrides_it_is_the_dark_room_with_eight_episodes(compose):
+    config = compose()
+    assert config == compose("experiment=dark_room")
+    assert (config.env.name, config.context.episodes, config.evaluation.target_returns) == (
+        "dark_room",
+        8,
+        [12.0],
+    )
+    assert (config.training.steps, config.training.batch_steps) == (600, 3840)
+
+
+@pytest.mark.parametrize("experiment", ["dark_room", "cue_bandit"])
+def test_every_seed_has_data_and_held_out_tasks_of_its_own(compose, experiment):
+    config = compose(f"experiment={experiment}", "seed=4")
+    assert (config.seed, config.env.split_seed, config.dataset.seed) == (4, 4, 4)
+    assert config.evaluation.seed == compose(f"experiment={experiment}").evaluation.seed
+
+
+@pytest.mark.parametrize("agent", ["behavior_cloning", "ten_percent_bc", "decision_transformer"])
+def test_agents_of_one_episode_bring_their_context(compose, agent):
+    assert compose(f"agent={agent}").context.episodes == 1
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_without_environment_there_is_none(compose, experiment):
+    assert compose("env=none").env is None
+    assert compose(f"experiment={experiment}", "env=none").env is None
+
+
+def test_an_environment_of_another_kind_leaves_no_target_behind(compose):
+    assert compose("env=hopper").evaluation.target_returns == []
+    assert compose("env=cue_bandit").evaluation.target_returns == [4.0]
