@@ -95,7 +95,7 @@ def _converted(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec |
 
     path = Path(config.path)
     limit = config.max_episode_steps or (env_spec.max_episode_steps if env_spec else None)
-    options = {"path": str(path.resolve()), "trailing": config.trailing}
+    options = {"path": str(path.resolve()), "limit": limit, "trailing": config.trailing}
     return convert_d4rl(
         path,
         Path(config.cache) / f"{path.stem}-{_digest(options)}",

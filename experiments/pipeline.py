@@ -84,7 +84,6 @@ def prepare(config: TrainConfig) -> Prepared:
     facts = dataset_facts.gather(
         source, env_spec, normalise_observations=config.dataset.normalise_observations
     )
-    agent = dataset_facts.build_agent(config, facts)
     fraction = config.agent.top_fraction
     sampler = BatchSampler(
         source,
@@ -95,6 +94,7 @@ def prepare(config: TrainConfig) -> Prepared:
         episodes=best_episodes(source, fraction) if fraction < 1 else None,
     )
     fitting.require_batches(sampler, config.training.accumulate)
+    agent = dataset_facts.build_agent(config, facts)
     summary = summarise(source, sampler, tokens_per_step=tokens_per_step(config.agent.layout))
     return Prepared(facts, agent, sampler, summary)
 

@@ -194,7 +194,11 @@ def test_a_sweep_becomes_a_table_and_figures(entry, run, folder, capsys):
 
 
 def test_without_environment_it_trains_and_the_summary_has_no_returns(entry, tmp_path):
-    assert entry("collect", "path=histories", "env=tiny_room").code == 0
+    collected = entry("collect", "path=histories", "env=tiny_room", "seed=1")
+    assert (
+        "env=dark_room env.split_seed=1 env.max_episode_steps=5 env.grid_size=3 env.held_out_goals=2"
+        in collected.out
+    )
     data = ("dataset=store", "dataset.path=histories", "env=none")
     result = entry("train", *NANO, *data, "hydra.run.dir=run")
     assert result.code == 0, result.err
