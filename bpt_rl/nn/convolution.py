@@ -67,6 +67,5 @@ class CausalConvolution(nnx.Module):
         mixed = x
         for j in range(1, num_taps + 1):
             mixed = mixed + taps[j - 1][None, None] * joined[:, num_taps - j : num_taps - j + T]
-        last = (first + num_valid)[:, None] + jnp.arange(num_taps)[None]
-        kept = joined[row, jnp.where(num_valid[:, None] > 0, last, past)]
+        kept = joined[row, past + num_valid[:, None]]
         return mixed, kept.astype(jnp.float32)

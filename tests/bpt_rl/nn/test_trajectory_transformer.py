@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bpt_rl.nn import trajectory_transformer
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.trajectory_transformer import TrajectoryShape, TrajectoryTransformer
 from bpt_rl.ops.config import Schedule
@@ -140,9 +141,15 @@ def test_packed_chains_equal_chains_alone_and_nothing_leaks_from_one_to_the_next
     assert np.abs(changed[0, :3] - packed[0, :3]).max() > 1e-3
 
 
-def test_what_comes_later_changes_nothing_before():
+def test_positions_count_from_the_start_of_each_chain():
+    segments = jnp.asarray([[0, 0, 1, 1, 1, 0, 0, 2, 2], [1, 1, 2, 2, 2, 2, 3, 0, 0]], jnp.int32)
+    expected = [[0, 1, 0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 2, 3, 0, 0, 1]]
+    assert trajectory_transformer._positions(segments).tolist() == expected
+
+
+def test_a_step_is_read_from_its_last_token_and_nothing_later_changes_it():
     model, tokens = _model(), _tokens(PACKED)
-    later = tokens.features.at[1, 5 * G :].add(1.0)
+    later = tokens.features.at[1, 5 * G + G - 1 :].add(1.0)
     before, after = (np.asarray(_read(model, t))[1] for t in (tokens, tokens._replace(features=later)))
     np.testing.assert_array_equal(after[:5], before[:5])
     assert (np.abs(after[5:] - before[5:]).max(axis=1) > 1e-5).all()

@@ -156,6 +156,12 @@ def test_causal_attention_visits_its_triangle():
     assert [int(found.full_stop - found.full_start) for found in visited] == list(range(8))
 
 
+def test_a_last_block_cut_short_always_needs_its_mask():
+    """It is reached by a slice that begins earlier, so some of the slice's keys are another block's."""
+    found = masks.key_range(Mask(), Slice(22, 1), num_keys=23, key_block=5)
+    assert [int(bound) for bound in found] == [0, 0, 4, 5]
+
+
 def test_a_traced_start_gives_the_same_range():
     mask = Mask(window=6)
     count = jax.jit(lambda start: masks.key_range(mask, Slice(start, 3), num_keys=20, key_block=4))

@@ -11,7 +11,7 @@ import pytest
 from bpt_rl.ops import rotary
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Mask
-from bpt_rl.ops.transformer_block import BlockSpec, transformer_block
+from bpt_rl.ops.transformer_block import BlockSpec, layer_keys, transformer_block
 from tests.bpt_rl.ops import layers
 
 B, D, N, K, F = 2, 20, 4, 2, 28
@@ -65,6 +65,12 @@ def _run(case: str, name: str, save: str = "input", dtype: str = "float32"):
 @pytest.mark.parametrize(("case", "name", "save"), COMPARED)
 def test_every_schedule_equals_vanilla_in_value_and_gradient(case, name, save):
     assert layers.differences(_run(case, name, save), _run(case, "vanilla")).max() < 1e-5
+
+
+def test_each_place_of_dropout_has_a_key_of_its_own():
+    keys = layer_keys(jax.random.key(0))
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in (jax.random.key(0), *keys)}) == 4
+    assert layer_keys(None) == (None, None, None)
 
 
 def test_a_long_row_in_blocks_of_automatic_size_equals_vanilla():
