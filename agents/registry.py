@@ -127,12 +127,17 @@ def _identity(
     max_timestep: int,
 ) -> dict[str, Any]:
     """What a checkpoint must agree with; only what changes the function that the parameters compute."""
+    from bpt_rl.nn.heads import head_name
+
     agent = {"name": config.name, "layout": config.layout, "convolution_taps": config.taps}
-    agent |= {"timesteps": config.timesteps, "head": config.head, "num_bins": config.num_bins}
+    head = head_name(config.head, spec.actions)
+    agent |= {"timesteps": config.timesteps, "head": head, "num_bins": config.num_bins}
+    # Dropout is how the parameters were trained, not what they compute.
+    computes = {name: value for name, value in asdict(backbone).items() if not name.endswith("_dropout")}
     return {
         "agent": agent,
         "context": {"episodes": context.episodes},
-        "backbone": asdict(backbone),
+        "backbone": computes,
         "observation_size": spec.observation_size,
         "actions": {"kind": type(spec.actions).__name__, **asdict(spec.actions)},
         "normaliser": normaliser.to_json(),

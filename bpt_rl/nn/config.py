@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+NORMS = ("rms", "layer")
+ACTIVATIONS = ("gelu", "relu", "silu")
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclass(unsafe_hash=True)
 class BackboneConfig:
@@ -36,3 +40,26 @@ class BackboneConfig:
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses unknown names and sizes that do not divide."""
+        for name in ("num_layers", "width", "num_heads", "ffn_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_kv_heads", "rotary_base", "window"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"backbone.{name} must be at least 0, got {getattr(self, name)}")
+        if self.width % self.num_heads:
+            raise ValueError(f"backbone.num_heads must divide width, got {self.num_heads} and {self.width}")
+        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"backbone.num_kv_heads must divide num_heads, got {self.num_kv_heads} and {self.num_heads}"
+            )
+        for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"backbone.{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        for name, known in (("norm", NORMS), ("activation", ACTIVATIONS), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"unknown backbone.{name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )

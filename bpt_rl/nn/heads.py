@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
-from bpt_rl.types import ActionSpec, ContinuousActions, DiscreteActions, nearest
+from bpt_rl.types import ActionSpec, ContinuousActions, DiscreteActions, UserError, nearest
 
 HEADS = ("categorical", "deterministic", "gaussian", "discretised")
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -36,20 +36,26 @@ class ActionHead(Protocol):
         ...
 
 
-def make_head(name: str, width: int, actions: ActionSpec, *, num_bins: int, rngs: nnx.Rngs) -> "ActionHead":
-    """Returns the head called `name`, or `auto`: categorical for discrete actions, deterministic for continuous.
+def head_name(name: str, actions: ActionSpec) -> str:
+    """Returns which head `name` stands for; `auto` is categorical for discrete actions, deterministic for continuous.
 
     Raises:
-        ValueError: the name is unknown, or does not suit the kind of actions.
+        UserError: the name is unknown, or does not suit the kind of actions.
     """
     is_discrete = isinstance(actions, DiscreteActions)
     if name == "auto":
-        name = "categorical" if is_discrete else "deterministic"
+        return "categorical" if is_discrete else "deterministic"
     if name not in HEADS:
-        raise ValueError(f"unknown action head {name!r}; {nearest(name, ['auto', *HEADS])}")
+        raise UserError(f"unknown agent.head {name!r}; {nearest(name, ['auto', *HEADS])}")
     if is_discrete != (name == "categorical"):
         kind = "discrete" if is_discrete else "continuous"
-        raise ValueError(f"head {name!r} does not suit {kind} actions; use head=auto")
+        raise UserError(f"agent.head={name} does not suit {kind} actions; set agent.head=auto")
+    return name
+
+
+def make_head(name: str, width: int, actions: ActionSpec, *, num_bins: int, rngs: nnx.Rngs) -> "ActionHead":
+    """Returns the head called `name`, or `auto`; errors as for `head_name`."""
+    name = head_name(name, actions)
     if isinstance(actions, DiscreteActions):
         return CategoricalHead(width, actions, rngs=rngs)
     if name == "discretised":

@@ -4,7 +4,8 @@ Keys and values of the whole row exist, because every later block attends to the
 units of the feed-forward exist for one block at a time. The backward pass keeps the layer's input and nothing else
 (or also attention's output and log-sum-exp): it projects keys and values again, goes through the blocks once, and
 writes the gradient of each block over the gradient that came in. In streams of tokens x width, an N-layer stack then
-needs N inputs, keys, values, their two gradients and the one gradient that flows: N + 5.
+needs N inputs, keys, values, their two gradients and the one gradient that flows: N + 5. As compiled by XLA for a CPU
+it is N + 7: two more copies of a stream are made around the scan over layers.
 
 References:
     Liu & Abbeel 2023, arXiv:2305.19370, Section 3, Algorithm 1. The paper leaves the backward pass to

@@ -8,6 +8,7 @@ from flax import nnx
 
 from bpt_rl.nn.heads import HEADS, LOG_STD_RANGE, ActionHead, make_head
 from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS
+from bpt_rl.types import UserError
 
 B, L, D, NUM_BINS = 3, 4, 6, 7
 LOW, HIGH = np.array(TWO_JOINTS.low), np.array(TWO_JOINTS.high)
@@ -154,13 +155,13 @@ def test_auto_suits_the_kind_of_actions():
 @pytest.mark.parametrize(
     ("name", "actions", "message"),
     [
-        ("gausian", TWO_JOINTS, "unknown action head 'gausian'; did you mean 'gaussian'"),
-        ("categorical", TWO_JOINTS, "head 'categorical' does not suit continuous actions"),
-        ("gaussian", FIVE_ARMS, "head 'gaussian' does not suit discrete actions"),
+        ("gausian", TWO_JOINTS, "unknown agent.head 'gausian'; did you mean 'gaussian'"),
+        ("categorical", TWO_JOINTS, "agent.head=categorical does not suit continuous actions"),
+        ("gaussian", FIVE_ARMS, "agent.head=gaussian does not suit discrete actions"),
     ],
 )
 def test_heads_that_do_not_suit_are_refused(name, actions, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         _head(name, actions)
 
 
