@@ -28,9 +28,14 @@ def test_the_schedule_is_no_part_of_an_agents_identity():
 
 
 def test_what_does_not_change_the_function_is_no_part_of_it_either():
+    plain = tiny.build(AgentConfig()).identity
+    assert plain == tiny.build(AgentConfig(loss_episodes="last", top_fraction=0.5)).identity
+    assert plain == tiny.build(AgentConfig(head="categorical")).identity
+    small = {"num_layers": 1, "width": 8, "num_heads": 2, "ffn_multiple": 2}
+    dropping = BackboneConfig(**small, attention_dropout=0.1, residual_dropout=0.2, embedding_dropout=0.3)
     assert (
-        tiny.build(AgentConfig()).identity
-        == tiny.build(AgentConfig(loss_episodes="last", top_fraction=0.5)).identity
+        tiny.build(AgentConfig(), backbone=dropping).identity
+        == tiny.build(AgentConfig(), backbone=BackboneConfig(**small)).identity
     )
 
 
@@ -41,7 +46,6 @@ def test_what_does_not_change_the_function_is_no_part_of_it_either():
         {"config": AgentConfig(layout="interleaved")},
         {"config": AgentConfig(convolution_taps=3)},
         {"config": AgentConfig(timesteps="sinusoidal")},
-        {"config": AgentConfig(head="categorical")},
         {"backbone": BackboneConfig(num_layers=1, width=8, num_heads=2, ffn_multiple=2, norm="layer")},
         {"context": ContextConfig(episodes=4)},
         {"actions": TWO_JOINTS},
@@ -52,6 +56,12 @@ def test_what_changes_the_function_changes_the_identity(changed):
     changed = {"config": AgentConfig(), **changed}
     other = tiny.build(changed.pop("config"), **changed).identity
     assert other != tiny.build(AgentConfig()).identity
+
+
+def test_the_head_is_part_of_the_identity():
+    heads = [AgentConfig(head=head) for head in ("deterministic", "gaussian", "discretised")]
+    identities = [tiny.build(config, actions=TWO_JOINTS).identity for config in heads]
+    assert identities[0] != identities[1] != identities[2] != identities[0]
 
 
 def test_an_identity_is_made_of_json_values():
