@@ -5,6 +5,7 @@ is appended to the caches. When an episode begins and the context is full, the o
 the chain move down by one, so the row's remaining episodes are read again, blockwise, in one pass (a re-prefill).
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,6 +142,7 @@ class TransformerPolicy:
         )
         state.last_action[active] = np.asarray(features)[active]
         state.parameters = np.asarray(parameters)
+        _require_finite(state, active)
         state.num_acts += 1
         return state, np.asarray(actions)
 
@@ -198,7 +200,8 @@ class TransformerPolicy:
         columns["previous_action"][rows, at] = state.last_action[rows] * has_previous[:, None]
         columns["previous_reward"][rows, at] = previous_reward[rows] / normaliser.reward_scale * has_previous
         columns["previous_completion"][rows, at] = reaches_target[rows] & is_first & has_previous
-        columns["return_to_go"][rows, at] = state.remaining[rows] / normaliser.return_scale
+        with np.errstate(over="ignore"):  # A target beyond float32 is found out by what the network says.
+            columns["return_to_go"][rows, at] = state.remaining[rows] / normaliser.return_scale
         columns["is_first"][rows, at] = is_first
         columns["has_previous"][rows, at] = has_previous
         columns["timestep"][rows, at] = timestep
@@ -230,6 +233,19 @@ class TransformerPolicy:
         state.device = self._prefill(self._params, state.device, steps, target)
 
 
+def _require_finite(state: PolicyState, active: Bool[np.ndarray, " B"]) -> None:
+    """An argmax over NaN is an action like any other, so the network's own words are looked at."""
+    is_bad = active & ~np.isfinite(state.parameters).reshape(len(active), -1).all(axis=1)
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise UserError(
+            f"the network's output is not finite in row {row}, asked for a return of {state.target[row]:g}; expected "
+            f"finite numbers. Ask for a return of the dataset's size, or, if the checkpoint has diverged, train with a "
+            f"lower optimizer.learning_rate"
+        )
+
+
+@functools.lru_cache(maxsize=16)  # An agent that is evaluated again does not compile again.
 def _compiled(
     graphdef: Any, reader: TokenReader, temperature: float, capacity: int
 ) -> tuple[Callable, Callable]:

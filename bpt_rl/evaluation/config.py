@@ -32,7 +32,7 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.episodes must be at least 1, got {self.episodes}")
         if self.rollouts_per_task < 1:
             raise ValueError(f"evaluation.rollouts_per_task must be at least 1, got {self.rollouts_per_task}")
-        if self.temperature < 0:
-            raise ValueError(f"evaluation.temperature must be at least 0, got {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"evaluation.temperature must be a number, at least 0, got {self.temperature}")
         if self.seed < 0:
             raise ValueError(f"evaluation.seed must be at least 0, got {self.seed}")

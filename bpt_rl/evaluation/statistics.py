@@ -5,6 +5,9 @@ bootstrap here resamples the outermost groups first (seeds, then tasks within a 
 group drawn; groups may differ in size. Where there is one group only (one task) nothing varies but its rollouts, and
 the interval says how sure the mean over rollouts is, not how other tasks would do.
 
+Percentile intervals of few groups are too narrow: in simulations, 95 % intervals of three seeds that differ, or of nine
+tasks, covered the truth in about 85 % of cases. Read intervals that barely part with that in mind, and add seeds.
+
 References:
     Agarwal et al. 2021, arXiv:2108.13264, Section 4.3 (interquartile mean, bootstrap intervals).
     Davison & Hinkley 1997, Bootstrap Methods and their Application, Section 3.8 (hierarchical data).

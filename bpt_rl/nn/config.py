@@ -1,5 +1,6 @@
 """The size and kind of the backbone."""
 
+import math
 from dataclasses import dataclass
 
 NORMS = ("rms", "layer")
@@ -47,7 +48,7 @@ class BackboneConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("num_kv_heads", "rotary_base", "window"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"backbone.{name} must be at least 0, got {getattr(self, name)}")
         if self.width % self.num_heads:
             raise ValueError(f"backbone.num_heads must divide width, got {self.num_heads} and {self.width}")

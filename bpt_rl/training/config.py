@@ -1,5 +1,6 @@
 """What can be chosen of training: the optimiser, and how long and how often."""
 
+import math
 from dataclasses import dataclass
 
 DECAYS = ("cosine", "constant")
@@ -31,7 +32,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown names and values out of range."""
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"optimizer.learning_rate must be above 0, got {self.learning_rate}")
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
@@ -39,7 +40,7 @@ class OptimizerConfig:
                     f"optimizer.{name} must be at least 0 and below 1, got {getattr(self, name)}"
                 )
         for name in ("weight_decay", "clip", "warmup_steps"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")
         if self.decay not in DECAYS:
             raise ValueError(f"unknown optimizer.decay {self.decay!r}; known: {', '.join(DECAYS)}")

@@ -54,7 +54,8 @@ def make_train_step(
         loss_fn: `(model, batch, key) -> (loss, metrics)`, the loss a mean weighted by `batch.loss_weights`.
         tx: the optimiser.
         accumulate: equal parts of the batch's rows whose gradients are computed one after the other; the sum is the
-            gradient of the whole batch (with dropout, each part draws its own).
+            gradient of the whole batch (with dropout, each part draws its own). Metrics beside the loss are averaged
+            over the parts with the same weights, too.
     """
 
     def train_step(state: TrainState, batch: Window, key: Array) -> tuple[TrainState, Metrics]:

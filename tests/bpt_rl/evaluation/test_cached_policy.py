@@ -199,3 +199,10 @@ def test_acting_before_an_episode_begins_is_an_error():
     state = policy.start(2, jax.random.key(0))
     with pytest.raises(ValueError, match="begin_episode first"):
         policy.act(state, np.zeros((2, 4), np.float32), np.zeros(2), np.ones(2, bool))
+
+
+def test_an_output_that_is_not_finite_is_an_error_and_not_an_action():
+    reader = _reader("step", FIVE_ARMS)
+    policy = TransformerPolicy(_model(reader, taps=0), reader, num_episodes=2, max_episode_steps=LONGEST)
+    with pytest.raises(UserError, match=r"not finite in row 0, asked for a return of 1e\+300"):
+        list(rollout(policy, TinyVectorEnv(LENGTHS), episodes_per_row=1, target_return=1e300, seed=0))

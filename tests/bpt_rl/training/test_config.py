@@ -10,6 +10,7 @@ from bpt_rl.training.config import OptimizerConfig, TrainingConfig
     [
         ("learning_rate", 0.0), ("b1", 1.0), ("b2", -0.1), ("weight_decay", -1.0), ("clip", -1.0),
         ("warmup_steps", -1), ("decay", "linear"), ("final_fraction", 1.5),
+        ("learning_rate", float("nan")), ("clip", float("nan")), ("weight_decay", float("inf")),
     ],
 )  # fmt: skip
 def test_optimizer_options_out_of_range_are_refused(option, value):
