@@ -105,8 +105,11 @@ def _size(config: BenchmarkConfig) -> Any:
 
 
 def _table(path: Path, title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Prints and writes a table; nothing where nothing was to be measured."""
     from experiments import table
 
+    if not rows:
+        return
     header = list(rows[0])
     print(f"\n{title}\n{table.columns([header, *(list(row.values()) for row in rows)])}", flush=True)
     with path.open("w", newline="") as file:

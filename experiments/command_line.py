@@ -1,6 +1,7 @@
 """From a command line to one call per job: help, checks before anything starts, and errors as one message.
 
-What the user can mend comes out as one message and exit code 2, without a traceback; BPT_RL_TRACEBACK=1 brings it back.
+What the user can mend, and what the operating system refuses, comes out as one message and exit code 2, without a
+traceback; BPT_RL_TRACEBACK=1 brings it back.
 """
 
 import os
@@ -16,6 +17,7 @@ from experiments import ROOT, help_text, overrides, schema
 CONFIGS = ROOT / "configs"
 TRACEBACK = "BPT_RL_TRACEBACK"
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 VERSION_BASE = "1.3"
 
 Job = Callable[[Any, Path], None]
@@ -34,7 +36,12 @@ def run(name: str, job: Job) -> None:
             print(help_text.describe(name))
             return
         check(name, sys.argv[1:])
-        _hydra_main(name, job)()
+        # Hydra ends the process with a traceback of its own otherwise, such as where it cannot make a directory.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        failed: list[str] = []
+        _hydra_main(name, job, failed)()
+        if failed:
+            raise UserError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
 
 def check(name: str, arguments: Sequence[str]) -> None:
@@ -88,26 +95,53 @@ def reported_errors() -> Iterator[None]:
     """Ends the process with one message where the user can mend what is wrong."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        message = _of_the_system(error) if isinstance(error, OSError) else error
+        print(f"error: {message}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USER_ERROR) from None
+    except KeyboardInterrupt:
+        print("stopped before the end", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def _hydra_main(name: str, job: Job) -> Callable[[], None]:
-    import hydra
+def _hydra_main(name: str, job: Job, failed: list[str]) -> Callable[[], None]:
+    """Returns what has Hydra run the jobs; those of a sweep that end in a message are added to `failed`."""
+    import hydra as library
     from hydra.core.hydra_config import HydraConfig
 
     def one_job(config: Any) -> None:
         # Inside Hydra, which would wrap the message in words and exit with code 1.
-        with reported_errors():
-            real = schema.to_config(config, schema.SCHEMAS[name])
-            job(real, Path(HydraConfig.get().runtime.output_dir))
+        hydra = HydraConfig.get()
+        try:
+            with reported_errors():
+                job(schema.to_config(config, schema.SCHEMAS[name]), Path(hydra.runtime.output_dir))
+        except SystemExit as stop:
+            if stop.code != EXIT_USER_ERROR or not _goes_on(hydra):
+                raise
+            failed.append(" ".join(hydra.overrides.task))
 
     # The job's name, which Hydra would derive from the function's module.
     one_job.__module__ = f"experiments.{name}"
-    return hydra.main(version_base=VERSION_BASE, config_path=str(CONFIGS), config_name=name)(one_job)
+    return library.main(version_base=VERSION_BASE, config_path=str(CONFIGS), config_name=name)(one_job)
+
+
+def _goes_on(hydra: Any) -> bool:
+    """Tells whether other jobs of a sweep follow in this process, and it can say at the end which failed."""
+    from hydra.types import RunMode
+
+    return hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.endswith(".BasicLauncher")
+
+
+def _of_the_system(error: OSError) -> str:
+    """Returns what the operating system refused, of which file, and what to do."""
+    name = error.filename2 or error.filename
+    what = f"{name}: {error.strerror}" if name else str(error)
+    return (
+        f"{what}; choose a place that can be read or written, or make it so "
+        f"({TRACEBACK}=1 shows where in the code this happened)"
+    )
 
 
 def _in_one_line(error: Exception) -> str:

@@ -174,6 +174,12 @@ def _group(label: str, context_episodes: int, runs: list[Run]) -> Group:
     of_runs = [chains.by_target(run.episodes()) for run in runs]
     # Where the target is the dataset's highest return each seed may have its own: the headline is what they share.
     headlines = [summary["target_return"] for summary in summaries]
+    for run, found, top in zip(runs, of_runs, headlines, strict=True):
+        if top not in found:
+            raise UserError(
+                f"{run.folder / run_directory.EPISODES} holds no episodes with the target return {top} of "
+                f"{run_directory.SUMMARY}; {run_directory.DAMAGED}"
+            )
     of_targets = {headlines[0]: [found[top] for found, top in zip(of_runs, headlines, strict=True)]}
     for target in of_runs[0]:
         if target not in headlines and all(target in found for found in of_runs):

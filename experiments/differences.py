@@ -11,10 +11,10 @@ SEEDS = ("seed", "env.split_seed", "dataset.seed")
 # No part of what is compared: the axis itself, and what changes no number.
 SILENT = ("context.episodes", "video", "dataset.cache", "env.parallel", "tracker.kinds", "tracker.project")
 AGENT = ("agent.name", "agent.top_fraction")
+# Of agents that are called otherwise than their folder with spaces.
 NAMES = {
     "agentic_transformer": "Agentic Transformer",
     "decision_transformer": "Decision Transformer",
-    "behavior_cloning": "behavior cloning",
 }
 
 
@@ -34,7 +34,7 @@ def label(config: TrainConfig, varying: Iterable[str]) -> str:
     parts = []
     if set(AGENT) & set(varying):
         share = config.agent.top_fraction
-        parts.append(("" if share == 1 else f"{share:.0%} ") + NAMES[config.agent.name])
+        parts.append(("" if share == 1 else f"{share:.0%} ") + _spoken(config.agent.name))
     parts += [f"{key}={values[key]}" for key in varying if key not in AGENT]
     return ", ".join(parts)
 
@@ -42,6 +42,10 @@ def label(config: TrainConfig, varying: Iterable[str]) -> str:
 def flat(config: TrainConfig) -> dict[str, Any]:
     """Returns the configuration with dotted keys."""
     return _flat(asdict(config), "")
+
+
+def _spoken(agent: str) -> str:
+    return NAMES.get(agent, agent.replace("_", " "))
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -22,6 +22,10 @@ def job(config: EvaluateConfig, folder: Path) -> None:
     into = run.folder / FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
     summary = pipeline.evaluate(changed(run.config, config), run.folder, into, checkpoint=config.checkpoint)
     print(table.of_summary(summary))
+    if summary["selected_on_these_episodes"]:
+        print(
+            "`best` was selected on these tasks and this seed, which flatters it; evaluation.seed=N plays others"
+        )
     print(f"results in {into}")
 
 

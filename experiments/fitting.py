@@ -1,5 +1,6 @@
 """Drives the training loop of one run: metrics, evaluations, checkpoints, and what a gradient step costs."""
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from experiments.interruption import between_items
 if TYPE_CHECKING:
     from agents.registry import Agent
     from bpt_rl.data.sampling import BatchSampler
+    from bpt_rl.tracking.config import TrackerConfig
     from bpt_rl.tracking.progress import Progress
     from bpt_rl.tracking.tracker import Tracker
     from bpt_rl.training.compilation import CompiledStep
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 # From a model with trained parameters and the gradient steps done, to what it earned: numbers for the record.
 Evaluate = Callable[[Any, int], Mapping[str, float]]
 LATE = "evaluation/late"
+# What a tracker imports when it begins, which is after the compilation.
+TRACKER_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class Interrupted(Exception):
@@ -172,9 +176,10 @@ class _Observer:
         self._stretch: list[StepRecord] = []
         self._latest: StepRecord | None = None
         self._best = float("-inf")
+        self._saved_step = 0
 
     def see(self, record: "StepRecord") -> None:
-        """Does what is due after this step."""
+        """Does what is due after this step; saves before it evaluates, as an evaluation may fail."""
         from bpt_rl.training.loop import average
 
         self._latest = record
@@ -187,10 +192,12 @@ class _Observer:
         metrics["seconds_per_step"] = self.stopwatch.lap(len(self._stretch))
         self._stretch.clear()
         self.progress.update(record.step, {"loss": metrics["loss"]})
+        if saves:
+            self._save(record, ("last",))
         if evaluates:
             metrics |= self._evaluated(record)
-        if saves:
-            self._save(record, is_best=self._is_best(metrics, record))
+        if saves and self._is_best(metrics, record):
+            self._save(record, ("last", "best"))  # In place of the one just saved, which has no name then.
         self.tracker.log(record.step, metrics)
         self.stopwatch.restart()
 
@@ -198,7 +205,8 @@ class _Observer:
         """Saves the last step and returns what to raise."""
         if self._latest is None:
             return KeyboardInterrupt()
-        self._save(self._latest, is_best=False)
+        if self._saved_step != self._latest.step:
+            self._save(self._latest, ("last",))
         return Interrupted(self._latest.step)
 
     def _is_due(self, step: int, every: int) -> bool:
@@ -217,13 +225,26 @@ class _Observer:
         self._best = max(self._best, metrics[LATE])
         return is_best
 
-    def _save(self, record: "StepRecord", *, is_best: bool) -> None:
+    def _save(self, record: "StepRecord", names: tuple[str, ...]) -> None:
         from bpt_rl.training.checkpoint import save_checkpoint
 
-        names = ("last", "best") if is_best else ("last",)
         save_checkpoint(
             self.folder / run_directory.CHECKPOINTS, record.state, self.trainable.agent.identity, names=names
         )
+        self._saved_step = record.step
+
+
+def require_trackers(config: "TrackerConfig") -> None:
+    """Refuses trackers whose libraries are not installed, before anything is compiled."""
+    for kind in config.kinds:
+        try:
+            if kind in TRACKER_LIBRARIES:
+                importlib.import_module(TRACKER_LIBRARIES[kind])
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"tracker {kind!r} needs the library {error.name!r}, which is not installed; "
+                f"pip install -e '.[{kind}]', or leave it out of tracker.kinds"
+            ) from error
 
 
 def require_batches(sampler: "BatchSampler", accumulate: int) -> None:

@@ -13,6 +13,7 @@ INTRODUCTIONS = {
     "train": "Trains one agent on episodes that are there already, and evaluates it in its environment.",
     "evaluate": "Evaluates a run that is there already: other returns to ask for, more episodes, another temperature.",
     "collect": "Writes learning histories of an embedded family (dark_room, cue_bandit) as an ordinary store.",
+    "benchmark": "Measures the layers on this machine: how exact the schedules are, what memory and time a step takes.",
 }
 EXAMPLES = {
     "train": (
@@ -28,6 +29,10 @@ EXAMPLES = {
     "collect": (
         "python -m experiments.collect path=outputs/dark_room",
         "python -m experiments.collect path=outputs/bandit env=cue_bandit env.num_cues=16 seed=1",
+    ),
+    "benchmark": (
+        "python -m experiments.benchmark",
+        "python -m experiments.benchmark lengths=[1024,4096] time_lengths=[] exactness=false",
     ),
 }
 FLAGS = (

@@ -48,8 +48,9 @@ def check_names(
         keys: from `schema_keys`.
 
     Raises:
-        UserError: the first misspelt name.
+        UserError: the first misspelt name, or details of an environment beside `env=none`.
     """
+    _refuse_details_of_nothing(overrides)
     groups = {*loader.list_groups(""), *(f"hydra/{name}" for name in loader.list_groups("hydra"))} - {"hydra"}
     for override in overrides:
         name = override.key_or_group
@@ -99,16 +100,37 @@ def _is_sub_config(override: "Override") -> bool:
     return isinstance(override.value(), dict)
 
 
+def _without(group: str) -> str:
+    """Returns how to do without a group."""
+    return "env=none does without" if group == "env" else f"leave it out, or say ~{group}"
+
+
+def _refuse_details_of_nothing(overrides: Sequence["Override"]) -> None:
+    """Hydra stops at a failed assertion where a key lies below a section that is null."""
+    choices = [override for override in overrides if override.key_or_group == "env"]
+    details = [override.input_line for override in overrides if override.key_or_group.startswith("env.")]
+    names = [name for override in choices if not _is_sub_config(override) for name in _chosen(override)]
+    if "none" in names and details:
+        raise UserError(
+            f"env=none has no environment, so {details[0]} says nothing; leave one of the two out"
+        )
+
+
+def _chosen(override: "Override") -> list[Any]:
+    """Returns the options that an override of a group names, one or more."""
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    return value if isinstance(value, list) else [value]
+
+
 def _check_options(override: "Override", loader: "ConfigLoader") -> None:
     known = sorted(loader.get_group_options(override.key_or_group))
     if override.is_delete() or not known:
         return
-    if override.is_discrete_sweep():
-        chosen = list(override.sweep_string_iterator())
-    else:
-        value = override.value()
-        chosen = [] if value is None else [name for name in (value if isinstance(value, list) else [value])]
-    for option in chosen:
+    if override.value() is None:
+        raise UserError(f"{override.key_or_group}=null chooses no option; {_without(override.key_or_group)}")
+    for option in _chosen(override):
         if str(option) not in known:
             extra = EXTRAS.get(str(option))
             hint = f"; it comes with the extra {extra!r}: pip install -e '.[{extra}]'" if extra else ""

@@ -79,7 +79,10 @@ def prepare(config: TrainConfig) -> Prepared:
     from bpt_rl.data.summary import summarise
     from bpt_rl.data.tokens import tokens_per_step
 
+    fitting.require_trackers(config.tracker)
     env_spec = environment_spec(config)
+    if config.env is not None and config.video:
+        playing.Stage(config.env, config.evaluation, config.seed).require_pictures()
     source = datasets.open_dataset(config.dataset, config.env, env_spec)
     facts = dataset_facts.gather(
         source, env_spec, normalise_observations=config.dataset.normalise_observations
@@ -94,6 +97,8 @@ def prepare(config: TrainConfig) -> Prepared:
         episodes=best_episodes(source, fraction) if fraction < 1 else None,
     )
     fitting.require_batches(sampler, config.training.accumulate)
+    if env_spec is not None:
+        playing.require_room(config.context, facts)
     agent = dataset_facts.build_agent(config, facts)
     summary = summarise(source, sampler, tokens_per_step=tokens_per_step(config.agent.layout))
     return Prepared(facts, agent, sampler, summary)
@@ -115,7 +120,7 @@ def evaluate(config: TrainConfig, folder: Path, into: Path, *, checkpoint: str) 
 
     from bpt_rl.training.checkpoint import checkpoint_step, restore_params
 
-    facts = dataset_facts.read(folder)
+    run, facts = run_directory.open_run(folder), dataset_facts.read(folder)
     env_spec = environment_spec(config)
     if config.env is None or env_spec is None:
         raise UserError("the run has no environment; give one: env.name=ID")
@@ -126,7 +131,11 @@ def evaluate(config: TrainConfig, folder: Path, into: Path, *, checkpoint: str) 
     model = nnx.merge(graphdef, restore_params(checkpoints, params, agent.identity, name=checkpoint))
     step = checkpoint_step(checkpoints, checkpoint) or 0
     run_directory.begin(into, config, fingerprint=facts.fingerprint)
-    summary = play_all(config, facts, agent, model, into, step=step) | {"checkpoint": checkpoint}
+    summary = {
+        **play_all(config, facts, agent, model, into, step=step),
+        "checkpoint": checkpoint,
+        "selected_on_these_episodes": checkpoint == "best" and _selects_on_episodes_of(run.config, config),
+    }
     run_directory.write_json(into / run_directory.SUMMARY, summary)
     figures.draw_run(into)
     return summary
@@ -173,16 +182,29 @@ def describe(config: TrainConfig, facts: DatasetFacts) -> dict[str, Any]:
     """Returns what the summary says of the run besides returns and costs."""
     from envs.reference_scores import normalised_score
 
-    name = config.env.name if config.env else facts.spec.name
+    name, mean = config.env.name if config.env else facts.spec.name, facts.mean_return
     return {
         "agent": config.agent.name,
         "env": name,
         "context_episodes": config.context.episodes,
         "seed": config.seed,
-        "dataset_mean_return": facts.mean_return,
+        "dataset_mean_return": mean,
         "dataset_highest_return": facts.highest_return,
-        "dataset_mean_normalised": normalised_score(name, facts.mean_return),
+        "dataset_mean_normalised": (
+            playing.score(config.env, mean) if config.env else normalised_score(name, mean)
+        ),
     }
+
+
+def _selects_on_episodes_of(run: TrainConfig, config: TrainConfig) -> bool:
+    """Tells whether the run chose its `best` checkpoint by episodes in the same tasks, with the same seed."""
+    from envs import registry
+
+    chooses = 0 < run.training.evaluate_every < run.training.steps
+    if not chooses or run.env is None or config.env is None or run.env.name != config.env.name:
+        return False
+    same_tasks = {*registry.held_out_tasks(run.env)} == {*registry.held_out_tasks(config.env)}
+    return same_tasks and run.evaluation.seed == config.evaluation.seed
 
 
 class _Judge:

@@ -1,6 +1,7 @@
 """Plays an agent in the environment of its run and sums up what it earned."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from bpt_rl.data.config import ContextConfig
 from bpt_rl.evaluation.config import EvaluationConfig
 from bpt_rl.types import EnvSpec, Policy, UserError
 from envs.config import EnvConfig
@@ -67,7 +69,6 @@ class Stage:
         from bpt_rl.evaluation.rollout import rollout
         from bpt_rl.evaluation.scores import episode_rows, return_matrix
         from bpt_rl.tracking.progress import show_progress
-        from envs.reference_scores import normalised_score
 
         tasks, num_episodes = self.tasks(), self.evaluation.episodes
         finished: list[FinishedEpisode] = []
@@ -87,9 +88,21 @@ class Stage:
                 finished.append(episode)
                 earned += episode.total_return
                 progress.update(len(finished), {"mean return": earned / len(finished)})
-        normalise = lambda total_return: normalised_score(self.env.name, total_return)
+        normalise = lambda total_return: score(self.env, total_return)
         rows = episode_rows(finished, seed=self.seed, tasks=tasks, normalise=normalise)
         return Played(target_return, rows, summarise(return_matrix(finished), tasks, normalise))
+
+    def require_pictures(self) -> None:
+        """Takes one picture and throws it away.
+
+        Raises:
+            UserError: the environment cannot be rendered here, or a library is missing.
+        """
+        with (
+            tempfile.TemporaryDirectory() as films,
+            contextlib.closing(self._environment(self.tasks()[:1], Path(films), 1)) as env,
+        ):
+            env.reset(seed=self.evaluation.seed)
 
     def _environment(self, tasks: Int[np.ndarray, " B"], films: Path, num_filmed: int) -> Any:
         from envs import registry
@@ -98,6 +111,17 @@ class Stage:
         num_filmed = min(num_filmed, len(tasks))
         env = registry.make_vector(self.env, len(tasks), tasks=tasks, num_rendered=num_filmed)
         return FilmedRows(env, films, num_rows=num_filmed) if num_filmed else env
+
+
+def score(env: EnvConfig, total_return: float) -> float | None:
+    """Returns the normalised score; None without a reference, or where the rewards are not the reference's."""
+    from envs.reference_scores import normalised_score
+    from envs.wrappers import has_d4rl_reward
+
+    env_id = env.name.rpartition(":")[2]  # Gymnasium takes `package:id`, too.
+    if has_d4rl_reward(env_id) and not env.d4rl_rewards:
+        return None
+    return normalised_score(env.name, total_return)
 
 
 def summarise(
@@ -133,6 +157,19 @@ def require_fits(env_spec: EnvSpec, facts: "DatasetFacts") -> None:
         raise UserError(
             f"an episode of {env_spec.name} may take {env_spec.max_episode_steps} steps, but the agent was built for "
             f"{facts.max_timestep}; set env.max_episode_steps={facts.max_timestep}, or train with that environment"
+        )
+
+
+def require_room(context: ContextConfig, facts: "DatasetFacts") -> None:
+    """Refuses a context that a single episode of the environment may outgrow.
+
+    Raises:
+        UserError: it may.
+    """
+    if 0 < context.steps < facts.max_timestep:
+        raise UserError(
+            f"an episode of the environment may take {facts.max_timestep} steps, but the context holds "
+            f"{context.steps}; set context.steps to at least {facts.max_timestep}, or to 0"
         )
 
 

@@ -22,6 +22,10 @@ EPISODES = "evaluation.csv"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
+DAMAGED = "copy the whole run directory again, or run the evaluation again"
+# The columns of evaluation.csv that are read again; a score is empty where there is no reference.
+WHOLE_COLUMNS = ("gradient_step", "seed", "task", "row", "position")
+NUMBER_COLUMNS = ("target_return", "return")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "h5py", "hydra-core", "omegaconf")
 
 
@@ -41,28 +45,50 @@ class Run:
         """Returns what came of it.
 
         Raises:
-            UserError: nothing yet.
+            UserError: nothing yet, or the file is damaged.
         """
-        return read_json(self.folder / SUMMARY)
+        path = self.folder / SUMMARY
+        summary = read_json(path)
+        needed = {"context_episodes"} | (set() if self.config.env is None else {"target_return"})
+        damaged = [name for name in sorted(needed) if not isinstance(summary.get(name), int | float)]
+        if damaged:
+            raise UserError(f"{path} has no number {damaged[0]}; {DAMAGED}")
+        return summary
 
     def episodes(self) -> list[dict[str, str]]:
-        """Returns the rows of evaluation.csv that belong to the last evaluation."""
-        rows = read_csv(self.folder / EPISODES)
-        last = max((int(row["gradient_step"]) for row in rows), default=0)
-        return [row for row in rows if int(row["gradient_step"]) == last]
+        """Returns the rows of evaluation.csv that belong to the last evaluation.
+
+        Raises:
+            UserError: there are none, or the file is damaged.
+        """
+        path = self.folder / EPISODES
+        rows = read_csv(path)
+        if not rows:
+            raise UserError(f"{path} holds no episodes; {DAMAGED}")
+        for line, row in enumerate(rows, start=2):
+            _require_episode(path, line, row)
+        last = max(int(row["gradient_step"]) for row in rows)
+        rows = [row for row in rows if int(row["gradient_step"]) == last]
+        if len(rows) % self.config.evaluation.episodes:
+            raise UserError(
+                f"{path} holds {len(rows)} episodes of the last evaluation, which are no whole chains of "
+                f"{self.config.evaluation.episodes}; {DAMAGED}"
+            )
+        return rows
 
 
 def begin(folder: Path, config: TrainConfig, *, fingerprint: str) -> None:
     """Makes the directory and writes what is known before the first gradient step.
 
     Raises:
-        UserError: another run is there.
+        UserError: another run is there, and came to a checkpoint or a summary.
     """
-    if (folder / CONFIG).exists():
+    if (folder / CONFIG).exists() and any((folder / name).exists() for name in (CHECKPOINTS, SUMMARY)):
         raise UserError(
             f"{folder} already holds a run; choose another directory (hydra.run.dir=DIR), or remove that one"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / EPISODES).unlink(missing_ok=True)  # A run that failed there; everything else is written anew.
     (folder / CONFIG).write_text(schema.to_yaml(config))
     write_json(folder / ENVIRONMENT, describe_environment() | {"dataset_fingerprint": fingerprint})
 
@@ -145,6 +171,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); has the run come to its end?") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not CSV ({error}); {DAMAGED}") from error
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -166,6 +194,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}); has the run come to its end?") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); was it changed or cut off?") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object; {DAMAGED}")
     return value
 
 
@@ -174,6 +204,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")
     partial.replace(path)
+
+
+def _require_episode(path: Path, line: int, row: Mapping[str, str | None]) -> None:
+    """Refuses a row of evaluation.csv that was cut off, or is not of this layout."""
+    is_whole = row.get("is_terminal") in ("True", "False") and row.get("normalised_score") is not None
+    try:
+        for name in WHOLE_COLUMNS:
+            int(row[name] or "")
+        for name in (*NUMBER_COLUMNS, *(["normalised_score"] if row["normalised_score"] else [])):
+            float(row[name] or "")
+    except (KeyError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{path}, line {line}: not an episode as an evaluation writes it; {DAMAGED}")
 
 
 def _git(*arguments: str) -> str | None:

@@ -19,7 +19,12 @@ def job(config: TrainConfig, folder: Path) -> None:
             f"stopped after gradient step {stopped.step} of {config.training.steps}; the checkpoint `last` in {folder} "
             f"can be evaluated: python -m experiments.evaluate run={folder}"
         )
-        raise SystemExit(130) from None
+        raise SystemExit(command_line.EXIT_INTERRUPTED) from None
+    except KeyboardInterrupt:
+        if (folder / run_directory.CHECKPOINTS).exists():
+            raise
+        print("stopped before the first gradient step; nothing was saved")
+        raise SystemExit(command_line.EXIT_INTERRUPTED) from None
     print(table.of_summary(summary))
     print(f"results in {folder}")
 

@@ -34,8 +34,9 @@ def entry(monkeypatch, capsys, tmp_path, cache):
     """Runs an entry point by name, with overrides, in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name: str, *arguments: str) -> Result:
-        shared = [f"dataset.cache={cache}"] if name == "train" and "--help" not in arguments else []
+    def run(name: str, *arguments: str, cached: bool = True) -> Result:
+        shares = cached and name == "train" and "--help" not in arguments
+        shared = [f"dataset.cache={cache}"] if shares else []
         monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *arguments, *shared])
         code = 0
         try:

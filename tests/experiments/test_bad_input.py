@@ -1,10 +1,12 @@
 """Every kind of bad input, through the entry point: one message that says what to do, exit code 2, and no run."""
 
 import importlib
+import sys
 
 import numpy as np
 import pytest
 
+from envs import dark_room
 from tests.experiments import pendulum_files
 
 PENDULUM = ("env=gymnasium", "env.name=Pendulum-v1", "dataset=d4rl", "training.steps=1", "context.episodes=1")
@@ -108,3 +110,31 @@ def test_a_simulator_that_is_not_installed_is_named_before_training(entry, monke
     message = entry("train", "env=hopper", "dataset=d4rl", f"dataset.path={path}").refusal()
     assert "Hopper-v5" in message
     assert "pip install -e '.[mujoco]'" in message
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_compiled(entry, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    message = entry("train", "experiment=nano", "tracker=tensorboard", "hydra.run.dir=run").refusal()
+    assert "tensorboardX" in message
+    assert "pip install -e '.[tensorboard]'" in message
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_environment_that_cannot_be_rendered_is_found_before_anything_is_compiled(
+    entry, monkeypatch, tmp_path
+):
+    def fail(self):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(dark_room.DarkRoomVectorEnv, "render", fail)
+    message = entry("train", "experiment=nano", "video=1", "hydra.run.dir=run").refusal()
+    assert "cannot be rendered: no display" in message
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_context_that_an_episode_of_the_environment_may_outgrow_is_refused(entry, tmp_path):
+    path = pendulum_files.write(tmp_path / "data.hdf5", pendulum_files.columns())  # episodes of 20 steps
+    sizes = ("env.max_episode_steps=30", "context.steps=25")
+    message = entry("train", *PENDULUM, f"dataset.path={path}", *sizes, "hydra.run.dir=run").refusal()
+    assert "may take 30 steps, but the context holds 25; set context.steps to at least 30, or to 0" in message
+    assert not (tmp_path / "run" / "config.yaml").exists()

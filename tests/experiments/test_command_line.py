@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from bpt_rl.types import UserError
-from experiments import ROOT, command_line
+from experiments import ROOT, command_line, fitting, train
+from tests.experiments import fake_runs
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,10 @@ from experiments import ROOT, command_line
         (["env=gymnasium"], "env.name is empty"),
         (["optimizer.learning_rate=0"], "optimizer.learning_rate must be above 0"),
         (["backbone.num_heads=null"], "backbone.num_heads"),
+        (["experiment=null"], "experiment=null chooses no option; leave it out, or say ~experiment"),
+        (["env=null"], "env=none does without"),
+        (["env=none", "env.grid_size=3"], "env=none has no environment, so env.grid_size=3 says nothing"),
+        (["-m", "env.grid_size=3", "env=dark_room,none"], "env=none has no environment"),
     ],
 )
 def test_a_mistake_ends_in_one_message(entry, arguments, message):
@@ -93,7 +98,65 @@ def test_errors_that_are_ours_keep_their_traceback(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "collect"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("train", ["hydra.run.dir={file}/x"]),
+        ("train", ["-m", "hydra.sweep.dir={file}/x"]),
+        ("train", ["hydra.run.dir=/proc/x"]),
+        ("train", ["dataset.cache={file}/x", "env=tiny_room"]),
+        ("collect", ["path={file}/x", "env=tiny_room"]),
+        ("plot", ["{run}", "--out={file}/x"]),
+    ],
+)
+def test_what_the_system_refuses_is_one_message_that_names_the_file(entry, tmp_path, name, arguments):
+    file, run = tmp_path / "file", tmp_path / "run"
+    file.write_text("")
+    fake_runs.write(run, fake_runs.config(episodes=1), {4.0: fake_runs.rising(top=3)})
+    result = entry(name, *(argument.format(file=file, run=run) for argument in arguments), cached=False)
+    message = result.refusal()
+    assert ("/proc/x" if "/proc" in arguments[0] else str(file)) in message
+    assert "choose a place that can be read or written" in message
+
+
+def test_an_interrupt_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, command_line.reported_errors():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "stopped before the end\n"
+
+
+def test_an_interrupted_compilation_says_that_nothing_was_saved(entry, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "make_trainable", interrupt)
+    result = entry("train", "experiment=nano", "hydra.run.dir=run")
+    assert (result.code, result.out) == (130, "stopped before the first gradient step; nothing was saved\n")
+    assert "Traceback" not in result.err
+
+
+def test_a_sweep_goes_on_after_a_job_that_failed(entry, monkeypatch):
+    done = []
+
+    def job(config, folder):
+        del folder
+        done.append(config.context.episodes)
+        if config.context.episodes == 2:
+            raise UserError("two are one too many")
+        if config.context.episodes == 3:
+            raise OSError(28, "No space left on device", "disk")
+
+    monkeypatch.setattr(train, "job", job)
+    result = entry("train", "-m", "context.episodes=1,2,3,4", cached=False)
+    assert (result.code, done) == (2, [1, 2, 3, 4])
+    assert "error: two are one too many" in result.err
+    assert "error: disk: No space left on device" in result.err
+    failed = "2 jobs of the sweep failed: context.episodes=2; context.episodes=3"
+    assert result.err.splitlines()[-1] == f"error: {failed}"
+
+
+@pytest.mark.parametrize("name", list(command_line.schema.SCHEMAS))
 def test_help_lists_keys_groups_and_examples(entry, name):
     result = entry(name, "--help")
     assert result.code == 0

@@ -8,7 +8,7 @@ import pytest
 
 from bpt_rl.evaluation.scores import summarise_chains
 from bpt_rl.types import UserError
-from experiments import comparison, run_directory, table
+from experiments import comparison, differences, run_directory, table
 from tests.experiments import fake_runs
 
 
@@ -160,3 +160,9 @@ def test_the_table_leaves_out_what_nobody_knows(tmp_path):
 
 def test_columns_are_aligned():
     assert table.columns([["a", "bb", "c"], ["long", "1", "22"]]) == "a     bb   c\nlong   1  22"
+
+
+def test_an_agent_without_a_name_of_its_own_is_called_by_its_folder():
+    config = fake_runs.with_agent(fake_runs.config(episodes=1), "behavior_cloning", top_fraction=0.1)
+    assert differences.label(config, ["agent.name"]) == "10% behavior cloning"
+    assert differences.label(fake_runs.config(episodes=1), ["agent.name"]) == "Agentic Transformer"

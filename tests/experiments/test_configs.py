@@ -79,4 +79,14 @@ def test_without_environment_there_is_none(compose, experiment):
 
 def test_an_environment_of_another_kind_leaves_no_target_behind(compose):
     assert compose("env=hopper").evaluation.target_returns == []
+    assert compose("env=hopper", "experiment=dark_room").evaluation.rollouts_per_task == 16
     assert compose("env=cue_bandit").evaluation.target_returns == [4.0]
+
+
+@pytest.mark.parametrize("env", ["gymnasium", "hopper", "halfcheetah", "walker2d", "door"])
+def test_a_simulator_is_played_in_for_few_episodes(compose, env):
+    evaluation = compose(f"env={env}", "env.name=Pendulum-v1").evaluation
+    assert (evaluation.episodes, evaluation.rollouts_per_task) == (4, 10)
+    assert (evaluation.temperature, evaluation.target_returns) == (0.5, [])
+    kept = compose("experiment=hopper_medium_replay", f"env={env}", "env.name=Pendulum-v1").evaluation
+    assert kept.target_returns == [400.0, 800.0, 1600.0, 2400.0]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,8 +10,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from bpt_rl.evaluation.scores import EPISODE_COLUMNS
+from bpt_rl.training.config import TrainingConfig
 from bpt_rl.types import UserError
-from experiments import fitting, plot, run_directory, schema
+from envs.config import EnvConfig
+from experiments import fitting, pipeline, plot, run_directory, schema
 from experiments.playing import FIVE
 from experiments.schema import TrainConfig
 
@@ -86,7 +89,8 @@ def test_a_run_directory_holds_everything(run):
     }
     assert [path.name for path in (run / "videos").iterdir()] == ["row_00.gif"]
     index = _json(run / "checkpoints" / "index.json")["names"]
-    assert index["last"] == "step_00000006"
+    assert index["last"].startswith("step_00000006")
+    assert len(list((run / "checkpoints").glob("step_*"))) == len({*index.values()})
     assert set(index) == {"last", "best"}
 
 
@@ -145,6 +149,7 @@ def test_an_evaluation_repeats_the_last_one_bit_for_bit(entry, run):
     (into,) = (run / "evaluations").iterdir()
     assert _rows(into / "evaluation.csv") == _rows(run / "evaluation.csv")[12:]
     assert _json(into / "summary.json")["late"] == _json(run / "summary.json")["late"]
+    assert _json(into / "summary.json")["selected_on_these_episodes"] is False
 
 
 def test_an_evaluation_may_ask_for_other_returns(entry, run):
@@ -156,6 +161,8 @@ def test_an_evaluation_may_ask_for_other_returns(entry, run):
     assert summary["target_return"] == 3.0
     assert summary["late"]["count"] == 2
     assert summary["checkpoint"] == "best"
+    assert summary["selected_on_these_episodes"] is True
+    assert "`best` was selected on these tasks and this seed" in result.out
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(entry, run, tmp_path):
@@ -219,3 +226,35 @@ def test_an_interrupted_training_leaves_its_checkpoint(entry, tmp_path, monkeypa
     assert result.code == 130
     assert "stopped after gradient step 3 of 6" in result.out
     assert _json(tmp_path / "run" / "checkpoints" / "index.json")["names"] == {"last": "step_00000003"}
+
+
+def test_a_failing_evaluation_leaves_what_was_trained(entry, tmp_path, monkeypatch):
+    def fail(self, record):
+        raise UserError("the simulator is gone")
+
+    monkeypatch.setattr(fitting._Observer, "_evaluated", fail)
+    message = entry("train", *NANO, "training.evaluate_every=0", "hydra.run.dir=run").refusal()
+    assert "the simulator is gone" in message
+    assert _json(tmp_path / "run" / "checkpoints" / "index.json")["names"] == {"last": "step_00000006"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"seed": 43}, False),
+        ({"env": EnvConfig(split_seed=1)}, False),
+        ({"env": None}, False),
+    ],
+)
+def test_best_was_selected_on_the_same_tasks_and_seed_only(changes, expected):
+    run = TrainConfig(training=TrainingConfig(steps=6, evaluate_every=3))
+    seed = changes.get("seed", run.evaluation.seed)
+    config = replace(
+        run,
+        env=changes.get("env", run.env),
+        evaluation=replace(run.evaluation, seed=seed, rollouts_per_task=1),
+    )
+    assert pipeline._selects_on_episodes_of(run, config) is expected
+    once = replace(run, training=TrainingConfig(steps=6))  # One evaluation: nothing to select from.
+    assert pipeline._selects_on_episodes_of(once, config) is False
