@@ -1,8 +1,10 @@
 """Eight virtual CPU devices, and no silent rank promotion anywhere."""
 
 import os
+import sys
 from pathlib import Path
 
+import absl.logging
 import jax
 import pytest
 
@@ -10,6 +12,9 @@ os.environ.setdefault("MUJOCO_GL", "disabled")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# absl closes the stream of its handler when Hydra sets logging up anew; pytest's own must not be the one.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 STRICT = ("tests/bpt_rl/ops", "tests/bpt_rl/nn")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
