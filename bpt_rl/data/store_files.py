@@ -123,9 +123,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):
+    """Looks again where another writer has just taken the folder's place: what is seen then is two folders in one."""
+    while True:
+        try:
+            before = folder.stat().st_ino
+            names = os.listdir(folder) if folder.is_dir() else None
+            if names is not None and (not names or MANIFEST in names):
+                return
+            is_same = folder.stat().st_ino == before
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if not is_same:
+            continue
         raise UserError(
             f"{folder} is there already and is no store of episodes (no {MANIFEST} in it), so it is left alone; name "
             f"another folder"

@@ -8,6 +8,14 @@ import pytest
 from experiments.interruption import between_items
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_reach_python():
+    """A process that a shell puts in the background ignores interrupts from the start."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
 def test_an_interrupt_waits_until_the_item_is_made_and_handed_over():
     made, seen = [], []
 
