@@ -1,6 +1,5 @@
 """Drives the training loop of one run: metrics, evaluations, checkpoints, and what a gradient step costs."""
 
-import importlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from experiments.interruption import between_items
 if TYPE_CHECKING:
     from agents.registry import Agent
     from bpt_rl.data.sampling import BatchSampler
-    from bpt_rl.tracking.config import TrackerConfig
     from bpt_rl.tracking.progress import Progress
     from bpt_rl.tracking.tracker import Tracker
     from bpt_rl.training.compilation import CompiledStep
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 Evaluate = Callable[[Any, int], Mapping[str, float]]
 LATE = "evaluation/late"
 # What a tracker imports when it begins, which is after the compilation.
-TRACKER_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class Interrupted(Exception):
@@ -232,19 +229,6 @@ class _Observer:
             self.folder / run_directory.CHECKPOINTS, record.state, self.trainable.agent.identity, names=names
         )
         self._saved_step = record.step
-
-
-def require_trackers(config: "TrackerConfig") -> None:
-    """Refuses trackers whose libraries are not installed, before anything is compiled."""
-    for kind in config.kinds:
-        try:
-            if kind in TRACKER_LIBRARIES:
-                importlib.import_module(TRACKER_LIBRARIES[kind])
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"tracker {kind!r} needs the library {error.name!r}, which is not installed; "
-                f"pip install -e '.[{kind}]', or leave it out of tracker.kinds"
-            ) from error
 
 
 def require_batches(sampler: "BatchSampler", accumulate: int) -> None:

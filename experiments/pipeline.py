@@ -78,8 +78,9 @@ def prepare(config: TrainConfig) -> Prepared:
     from bpt_rl.data.selection import best_episodes
     from bpt_rl.data.summary import summarise
     from bpt_rl.data.tokens import tokens_per_step
+    from bpt_rl.tracking.tracker import require_libraries
 
-    fitting.require_trackers(config.tracker)
+    require_libraries(config.tracker)
     env_spec = environment_spec(config)
     if config.env is not None and config.video:
         playing.Stage(config.env, config.evaluation, config.seed).require_pictures()

@@ -1,11 +1,15 @@
 """What a tracker is, the tracker that keeps nothing, and the one that tells several."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bpt_rl.tracking.config import TrackerConfig
 from bpt_rl.types import UserError
+
+# What each kind needs beyond the standard library; the extra that brings it has the kind's name.
+LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 @runtime_checkable
@@ -53,6 +57,23 @@ class CompositeTracker:
             tracker.close()
 
 
+def require_libraries(config: TrackerConfig) -> None:
+    """Refuses trackers whose libraries are not installed; worth asking before anything else is done.
+
+    Raises:
+        UserError: names the extra that brings the library.
+    """
+    for kind in config.kinds:
+        try:
+            if kind in LIBRARIES:
+                import_module(LIBRARIES[kind])
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"tracker {kind!r} needs the library {error.name!r}, which is not installed; "
+                f"pip install -e '.[{kind}]', or leave it out of tracker.kinds"
+            ) from error
+
+
 def build_tracker(
     config: TrackerConfig, folder: Path, *, run_config: Mapping[str, Any], resume_step: int = 0
 ) -> Tracker:
@@ -67,6 +88,7 @@ def build_tracker(
     Raises:
         UserError: a tracker's library is not installed; names the extra that brings it.
     """
+    require_libraries(config)
     trackers = [_build(kind, config, Path(folder), run_config, resume_step) for kind in config.kinds]
     if not trackers:
         return NullTracker()
@@ -80,16 +102,10 @@ def _build(
         from bpt_rl.tracking.csv_tracker import CsvTracker
 
         return CsvTracker(folder / "metrics.csv", resume_step=resume_step)
-    try:
-        if kind == "tensorboard":
-            from bpt_rl.tracking.tensorboard_tracker import TensorboardTracker
+    if kind == "tensorboard":
+        from bpt_rl.tracking.tensorboard_tracker import TensorboardTracker
 
-            return TensorboardTracker(folder / "tensorboard", resume_step=resume_step)
-        from bpt_rl.tracking.wandb_tracker import WandbTracker
+        return TensorboardTracker(folder / "tensorboard", resume_step=resume_step)
+    from bpt_rl.tracking.wandb_tracker import WandbTracker
 
-        return WandbTracker(folder, project=config.project, run_config=run_config, resume=resume_step > 0)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"tracker {kind!r} needs the library {error.name!r}, which is not installed; "
-            f"pip install -e .[{kind}], or leave it out of tracker.kinds"
-        ) from error
+    return WandbTracker(folder, project=config.project, run_config=run_config, resume=resume_step > 0)

@@ -52,7 +52,7 @@ def test_a_missing_library_names_the_extra(kind, library, tmp_path, monkeypatch)
     for name in [name for name in sys.modules if name.split(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
-    with pytest.raises(UserError, match=rf"{kind}.*{library}.*pip install -e \.\[{kind}\]"):
+    with pytest.raises(UserError, match=rf"{kind}.*{library}.*pip install -e '\.\[{kind}\]'"):
         build_tracker(TrackerConfig(kinds=[kind]), tmp_path, run_config={})
 
 
