@@ -1,5 +1,7 @@
 """Columns grow, folders appear whole, and nobody's folder is replaced but a store's."""
 
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -81,3 +83,26 @@ def test_writers_at_the_same_time_leave_one_whole_store(tmp_path):
         list(executor.map(write, range(4)))
     require_whole(open_store(folder))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_that_is_replaced_while_one_looks_is_no_foreign_folder(tmp_path, monkeypatch):
+    folder, spec = tmp_path / "store", EnvSpec("race", 1, FIVE_ARMS)
+    episode = Episode(
+        np.zeros((2, 1), np.float32), np.zeros(2, np.int32), np.ones(2, np.float32), is_terminal=True
+    )
+    write_store(folder, spec, [episode], metadata={"value": 0})
+    looked, real = [], os.listdir
+
+    def in_the_middle_of_a_replacement(path):
+        names = real(path)
+        looked.append(path)
+        if len(looked) == 1:
+            old = folder.rename(tmp_path / "old")
+            shutil.copytree(old, folder)
+            return [name for name in names if name != store_files.MANIFEST]
+        return names
+
+    monkeypatch.setattr(store_files.os, "listdir", in_the_middle_of_a_replacement)
+    store = write_store(folder, spec, [episode], metadata={"value": 1})
+    assert store.metadata == {"value": 1}
+    assert len(looked) == 2
