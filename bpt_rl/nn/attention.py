@@ -1,33 +1,20 @@
 """A pre-norm transformer layer; its state is a key-value cache."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.sequence_layer import SequenceContext
+from bpt_rl.ops import cached_attention
 from bpt_rl.ops import transformer_block as block
-from bpt_rl.ops.attention import attend_heads_first, join_heads, split_heads
+from bpt_rl.ops.attention import join_heads, split_heads
+from bpt_rl.ops.cached_attention import KeyValueCache, NewRows
 from bpt_rl.ops.config import Schedule
-from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Mask
-
-
-class KeyValueCache(NamedTuple):
-    """Keys and values of the tokens seen so far; each row is filled up to its own length.
-
-    Attributes:
-        key: rotated keys; slots from `length` on hold anything.
-        value: values.
-        length: tokens held, per row.
-    """
-
-    key: Float[Array, "B K S H"]
-    value: Float[Array, "B K S H"]
-    length: Int[Array, " B"]
 
 
 class TransformerLayer(nnx.Module):
@@ -60,43 +47,54 @@ class TransformerLayer(nnx.Module):
         self.window = config.window
 
     def init_state(self, num_rows: int, capacity: int) -> KeyValueCache:
-        """Returns an empty cache for `num_rows` rows of at most `capacity` tokens."""
+        """Returns an empty cache of the compute type for rows of at most `capacity` tokens, or of any with a window."""
         _, K, H = self.key[...].shape
-        shape = (num_rows, K, capacity, H)
-        empty = lambda: jnp.zeros(shape, jnp.dtype(self.spec.dtype))
-        return KeyValueCache(empty(), empty(), jnp.zeros(num_rows, jnp.int32))
+        return cached_attention.empty(
+            num_rows, K, H, capacity=capacity, window=self.window, dtype=str(jnp.dtype(self.spec.dtype))
+        )
 
     def reset(self, state: KeyValueCache, rows: Bool[Array, " B"]) -> KeyValueCache:
         """Forgets rows by their length; what the slots hold is never read again."""
         return state._replace(length=jnp.where(rows, 0, state.length))
 
     def __call__(
-        self, x: Float[Array, "B T D"], context: SequenceContext, state: KeyValueCache | None = None
+        self,
+        x: Float[Array, "B T D"],
+        context: SequenceContext,
+        state: KeyValueCache | NewRows | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
-        """Maps a whole row, or continues a cache.
+        """Maps a whole row, begins a cache, or continues one.
 
         Args:
             x: residual stream, in the compute dtype.
             context: see `SequenceContext`.
-            state: cache to continue; a row whose cache is full drops what does not fit (the caller checks).
+            state: cache to continue (the caller sees to it that the tokens fit), or rows of one to begin, blockwise.
 
         Returns:
             The residual stream after the layer, and the cache with the valid tokens appended.
         """
+        if isinstance(state, KeyValueCache):
+            return self._continue(x, context, state)
+        params = self._params()
+        mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
+        y = block.transformer_block(
+            x, params, mask, context.positions, spec=self.spec, dropout_key=context.dropout_key
+        )
         if state is None:
-            mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
-            return (
-                block.transformer_block(
-                    x,
-                    self._params(),
-                    mask,
-                    context.positions,
-                    spec=self.spec,
-                    dropout_key=context.dropout_key,
-                ),
-                None,
-            )
-        return self._continue(x, context, state)
+            return y, None
+        key, value = block.project_key_value(x, params, context.positions, spec=self.spec)
+        return y, cached_attention.fill(state, key, value, context.is_valid)
+
+    def map_stack(self, x: Float[Array, "B T D"], context: SequenceContext) -> Float[Array, "B T D"]:
+        """Maps whole rows through all layers of a stack, whose parameters `self` holds; see `StackedLayers`."""
+        keys = None
+        if context.dropout_key is not None:
+            indices = jnp.arange(self.norm1_scale[...].shape[0])
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(context.dropout_key, indices)
+        mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
+        return block.transformer_stack(
+            x, self._params(), mask, context.positions, spec=self.spec, dropout_keys=keys
+        )
 
     def _continue(
         self, x: Float[Array, "B T D"], context: SequenceContext, state: KeyValueCache
@@ -104,21 +102,13 @@ class TransformerLayer(nnx.Module):
         params = self._params()
         query = block.project_query(x, params, context.positions, spec=self.spec)
         key, value = block.project_key_value(x, params, context.positions, spec=self.spec)
-        state = _append(state, key, value, context)
         # Valid tokens are contiguous, so one offset per row says where every query stands; invalid tokens before
         # them shift it, and what invalid queries see does not matter.
         first_valid = context.is_valid.argmax(axis=1).astype(jnp.int32)
-        num_valid = context.is_valid.sum(axis=1, dtype=jnp.int32)
-        mask = Mask(
-            window=self.window, query_offset=state.length - num_valid - first_valid, key_lengths=state.length
-        )
-        attended = attend_heads_first(
-            split_heads(query, key.shape[2]),
-            state.key,
-            state.value,
-            mask,
-            schedule=self.spec.schedule,
-            dropout=AttentionDropout(),
+        query_offset = state.length - first_valid
+        state = cached_attention.append(state, key, value, context.is_valid)
+        attended = cached_attention.attend(
+            split_heads(query, key.shape[2]), state, query_offset, window=self.window
         )
         return block.finish_block(x, join_heads(attended), params, spec=self.spec), state
 
@@ -138,23 +128,4 @@ def block_spec(config: BackboneConfig, schedule: Schedule) -> block.BlockSpec:
         attention_dropout=config.attention_dropout,
         residual_dropout=config.residual_dropout,
         schedule=schedule,
-    )
-
-
-def _append(
-    state: KeyValueCache,
-    key: Float[Array, "B T K H"],
-    value: Float[Array, "B T K H"],
-    context: SequenceContext,
-) -> KeyValueCache:
-    """Writes each row's valid tokens behind what the row already holds."""
-    capacity = state.key.shape[2]
-    slot = state.length[:, None] + jnp.cumsum(context.is_valid, axis=1, dtype=jnp.int32) - 1
-    slot = jnp.where(context.is_valid, slot, capacity)[:, None]  # Out of range: dropped.
-    row, head = jnp.arange(key.shape[0])[:, None, None], jnp.arange(key.shape[2])[None, :, None]
-    write = lambda cache, new: cache.at[row, head, slot].set(jnp.moveaxis(new, 1, 2), mode="drop")
-    return KeyValueCache(
-        write(state.key, key),
-        write(state.value, value),
-        state.length + context.is_valid.sum(axis=1, dtype=jnp.int32),
     )

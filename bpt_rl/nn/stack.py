@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from bpt_rl.nn.sequence_layer import SequenceContext, SequenceLayer
+from bpt_rl.nn.sequence_layer import SequenceContext, SequenceLayer, StackedLayers
 
 
 class Stack(nnx.Module):
-    """`num_layers` layers under `scan`, so that compile time and memory do not grow with depth.
+    """`num_layers` layers under one loop, so that compile time and memory do not grow with depth.
+
+    A kind of layer that is one of `StackedLayers` brings its own way through whole rows; others are scanned.
 
     With states the layers are unrolled instead: each cache stays a buffer of its own, which can be donated and
     updated in place, where a scan would copy all caches at every step.
@@ -36,6 +38,8 @@ class Stack(nnx.Module):
         """Maps tokens through all layers; dropout keys are folded with the layer's index."""
         if state is not None:
             return self._continue(x, context, state)
+        if isinstance(self.layers, StackedLayers):
+            return self.layers.map_stack(x, context), None
         graphdef, params = nnx.split(self.layers)
 
         def body(x, layer):

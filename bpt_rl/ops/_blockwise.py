@@ -3,6 +3,10 @@
 Blocks that hold no visible key are not visited, and blocks that are visible as a whole are not masked, so that causal
 attention costs what its triangle costs. Loops have run-time bounds, so the gradients are written out here.
 
+Inside a block pair the queries run along the last axis: sums and maxima over keys are then operations on whole
+vectors, which a CPU does several times faster than sums along a vector. A few heads at a time fill the cache with
+longer blocks than all heads together would; how many is in `Blocks`.
+
 References:
     Liu & Abbeel 2023, arXiv:2305.19370, Section 3.
     Dao 2023, arXiv:2307.08691, Algorithms 1 and 2 (the backward pass from the log-sum-exp).
@@ -11,28 +15,91 @@ References:
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float
 
 from bpt_rl.ops import dropout as dropout_ops
-from bpt_rl.ops import masks, softmax_summary
+from bpt_rl.ops import masks
 from bpt_rl.ops.dropout import AttentionDropout
-from bpt_rl.ops.masks import KeyRange, Mask, Slice
-from bpt_rl.ops.softmax_summary import Summary
+from bpt_rl.ops.masks import Index, KeyRange, Mask, Slice
 
 Carry: TypeAlias = Any
+
+# Score of a key that is not visible: far below any real one, and finite, so that no difference of two is NaN.
+UNSEEN = -1e30
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Sizes of the blocks, in tokens, and the dropout rate: what is static."""
+    """Sizes of the blocks, and the dropout rate: what is static.
+
+    Attributes:
+        query: queries per block, tokens.
+        key: keys per block, tokens.
+        rows: batch rows of one block pair; must divide B.
+        heads: key-value heads of one block pair; must divide K.
+        tile: queries and keys of one pair on the diagonal, where queries meet the keys of their own block; must
+            divide `query`, which must be a multiple of `key`. 0 where queries and keys do not lie on a diagonal.
+        dropout_rate: share of attention weights dropped.
+    """
 
     query: int
     key: int
+    rows: int = 1
+    heads: int = 1
+    tile: int = 0
     dropout_rate: float = 0.0
+
+
+class _Part(NamedTuple):
+    """The batch rows and key-value heads of one block pair."""
+
+    row: Slice
+    head: Slice
+
+
+class _Fold(NamedTuple):
+    """The running softmax of some queries, which run along the last axis; float32.
+
+    Attributes:
+        peak: largest score so far.
+        mass: sum of exp(score - peak).
+        value: sum of exp(score - peak) * value.
+    """
+
+    peak: Float[Array, "R K G T"]
+    mass: Float[Array, "R K G T"]
+    value: Float[Array, "R K H G T"]
+
+
+class _Forward(NamedTuple):
+    """What the forward pass is given of some queries."""
+
+    query: Float[Array, "R K H G T"]
+
+    def cut(self, at: Slice) -> "_Forward":
+        """Returns it for some of the queries."""
+        return _Forward(masks.take(self.query, at, axis=-1))
+
+
+class _Backward(NamedTuple):
+    """What the backward pass is given of some queries; queries lie both ways, for both kinds of product."""
+
+    query: Float[Array, "R K G T H"]
+    d_out: Float[Array, "R K G T H"]
+    query_last: Float[Array, "R K H G T"]
+    d_out_last: Float[Array, "R K H G T"]
+    delta: Float[Array, "R K 1 G T"]
+    log_sum_exp: Float[Array, "R K 1 G T"]
+
+    def cut(self, at: Slice) -> "_Backward":
+        """Returns it for some of the queries."""
+        first = (masks.take(x, at, axis=-2) for x in self[:2])
+        return _Backward(*first, *(masks.take(x, at, axis=-1) for x in self[2:]))
 
 
 def attend_block(
@@ -43,7 +110,8 @@ def attend_block(
     dropout: AttentionDropout,
     queries: Slice,
     *,
-    key_block: int,
+    blocks: Blocks,
+    first_head: Index = 0,
 ) -> tuple[Float[Array, "B K G T H"], Float[Array, "B K G T"]]:
     """Returns attention of one block of queries over all keys that it sees, and the log-sum-exp, both float32.
 
@@ -54,20 +122,36 @@ def attend_block(
         mask: of the whole rows.
         dropout: of the attention weights.
         queries: which queries of their rows the block holds.
-        key_block: keys per step.
+        blocks: how the work is cut.
+        first_head: number of the first of the K key-value heads, where a layer's come in groups.
     """
-    S = key.shape[2]
+    query_scale, scale = _scales(query)
+    scaled = _queries_last(query * query_scale)
 
-    def fold(index: Int[Array, ""], summary: Summary, is_masked: bool) -> Summary:
-        keys = masks.block(index, key_block, S)
-        scores = _scores(query, key, mask, queries, keys, index * key_block if is_masked else None)
-        keep = dropout_ops.keep_factor(dropout, query.shape[:3], queries, keys)
-        new = softmax_summary.summarise(scores, masks.take(value, keys, axis=2), keep)
-        return softmax_summary.merge(summary, new)
+    def attend_part(part: _Part, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        here = _Forward(_take(scaled, part))
+        sight = _Sight(mask, dropout, queries, part, query.shape[2], first_head)
 
-    visited = masks.key_range(mask, queries, num_keys=S, key_block=key_block)
-    summary = _visit(visited, fold, softmax_summary.empty(query))
-    return softmax_summary.finish(summary), softmax_summary.log_sum_exp(summary)
+        def fold(
+            sight: "_Sight", here: _Forward, keys: Slice, carry: Carry, keys_from: Index | None
+        ) -> Carry:
+            sofar, nothing = carry
+            scores = _einsum("RKSH,RKHGT->RKSGT", _take(key, part, keys), here.query) * scale
+            scores = sight.hide(scores, keys, keys_from)
+            peak = jnp.maximum(sofar.peak, scores.max(axis=2))
+            weights, rescale = jnp.exp(scores - peak[:, :, None]), jnp.exp(sofar.peak - peak)
+            mass = sofar.mass * rescale + weights.sum(axis=2)
+            kept = sight.drop(weights, keys).astype(query.dtype)
+            gain = _einsum("RKSH,RKSGT->RKHGT", _take(value, part, keys), kept)
+            return _Fold(peak, mass, sofar.value * rescale[:, :, None] + gain), nothing
+
+        done, _ = _visit(sight, key.shape[2], blocks, fold, here, (_nothing_seen(here.query), ()))
+        attended, log_sum_exp = _finish(done)
+        return _put(carry[0], attended, part), _put(carry[1], log_sum_exp, part)
+
+    empty = (jnp.zeros(scaled.shape, jnp.float32), jnp.zeros(query.shape[:-1], jnp.float32))
+    attended, log_sum_exp = _each_part(key, blocks, attend_part, empty)
+    return _queries_first(attended), log_sum_exp
 
 
 def attend_block_backward(
@@ -77,46 +161,61 @@ def attend_block_backward(
     mask: Mask,
     dropout: AttentionDropout,
     queries: Slice,
-    attended: Float[Array, "B K G T H"],
+    delta: Float[Array, "B K G T"],
     log_sum_exp: Float[Array, "B K G T"],
     d_attended: Float[Array, "B K G T H"],
     d_key: Float[Array, "B K S H"],
     d_value: Float[Array, "B K S H"],
     *,
-    key_block: int,
+    blocks: Blocks,
+    first_head: Index = 0,
 ) -> tuple[Float[Array, "B K G T H"], Float[Array, "B K S H"], Float[Array, "B K S H"]]:
     """Returns the gradient of the block of queries, and those of keys and values with the block's share added.
 
     Args: as for `attend_block`, and
-        attended: what `attend_block` returned.
+        delta: sum over H of attention's output times its gradient.
         log_sum_exp: what `attend_block` returned.
-        d_attended: gradient of `attended`.
+        d_attended: gradient of attention's output.
         d_key: float32 gradient of the keys so far.
         d_value: float32 gradient of the values so far.
     """
-    S, scale = key.shape[2], jnp.float32(query.shape[-1] ** -0.5)
-    delta = (attended.astype(jnp.float32) * d_attended.astype(jnp.float32)).sum(axis=-1)[..., None]
+    query_scale, scale = _scales(query)
+    scaled = query * query_scale
     d_attended = d_attended.astype(query.dtype)
+    lasts = (_queries_last(scaled), _queries_last(d_attended))
 
-    def fold(index: Int[Array, ""], carry: Carry, is_masked: bool) -> Carry:
+    def part_backward(part: _Part, carry: Carry) -> Carry:
         d_query, d_key, d_value = carry
-        keys = masks.block(index, key_block, S)
-        part_key, part_value = masks.take(key, keys, axis=2), masks.take(value, keys, axis=2)
-        scores = _scores(query, key, mask, queries, keys, index * key_block if is_masked else None)
-        weights = jnp.exp(scores - log_sum_exp[..., None])
-        d_weights = _einsum("BKGTH,BKSH->BKGTS", d_attended, part_value)
-        dropped = weights
-        keep = dropout_ops.keep_factor(dropout, query.shape[:3], queries, keys)
-        if keep is not None:
-            d_weights, dropped = d_weights * keep, weights * keep
-        d_scores = (weights * (d_weights - delta) * scale).astype(query.dtype)
-        d_query = d_query + _einsum("BKGTS,BKSH->BKGTH", d_scores, part_key)
-        d_key = _add(d_key, _einsum("BKGTS,BKGTH->BKSH", d_scores, query), keys)
-        d_value = _add(d_value, _einsum("BKGTS,BKGTH->BKSH", dropped.astype(query.dtype), d_attended), keys)
-        return d_query, d_key, d_value
+        here = _Backward(
+            *(_take(x, part) for x in (scaled, d_attended)),
+            *(_take(x, part) for x in lasts),
+            *(_take(x, part)[:, :, None] for x in (delta, log_sum_exp)),
+        )
+        sight = _Sight(mask, dropout, queries, part, query.shape[2], first_head)
 
-    visited = masks.key_range(mask, queries, num_keys=S, key_block=key_block)
-    return _visit(visited, fold, (jnp.zeros(query.shape, jnp.float32), d_key, d_value))
+        def fold(
+            sight: "_Sight", here: _Backward, keys: Slice, carry: Carry, keys_from: Index | None
+        ) -> Carry:
+            d_query, (d_key, d_value) = carry
+            part_key, part_value = _take(key, part, keys), _take(value, part, keys)
+            scores = _einsum("RKSH,RKHGT->RKSGT", part_key, here.query_last) * scale
+            weights = jnp.exp(sight.hide(scores, keys, keys_from) - here.log_sum_exp)
+            d_weights = sight.drop(_einsum("RKSH,RKHGT->RKSGT", part_value, here.d_out_last), keys)
+            d_scores = (weights * (d_weights - here.delta) * scale).astype(query.dtype)
+            weights = sight.drop(weights, keys).astype(query.dtype)
+            d_query = d_query + _einsum("RKSH,RKSGT->RKHGT", part_key, d_scores)
+            d_key = _add(d_key, _einsum("RKSGT,RKGTH->RKSH", d_scores, here.query), part, keys)
+            d_value = _add(d_value, _einsum("RKSGT,RKGTH->RKSH", weights, here.d_out), part, keys)
+            return d_query, (d_key, d_value)
+
+        empty = jnp.zeros(here.query_last.shape, jnp.float32)
+        carry = (empty, (d_key, d_value))
+        d_part, (d_key, d_value) = _visit(sight, key.shape[2], blocks, fold, here, carry)
+        return _put(d_query, d_part, part), d_key, d_value
+
+    empty = jnp.zeros(lasts[0].shape, jnp.float32)
+    d_query, d_key, d_value = _each_part(key, blocks, part_backward, (empty, d_key, d_value))
+    return _queries_first(d_query) * query_scale, d_key, d_value
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -140,7 +239,7 @@ def _forward(
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         queries = Slice(index * blocks.query, blocks.query, blocks.query)
         part, log_sum_exp = attend_block(
-            masks.take(query, queries, axis=3), key, value, mask, dropout, queries, key_block=blocks.key
+            masks.take(query, queries, axis=3), key, value, mask, dropout, queries, blocks=blocks
         )
         return put(carry[0], part, queries, axis=3), put(carry[1], log_sum_exp, queries, axis=3)
 
@@ -152,24 +251,25 @@ def _forward(
 def _backward(blocks: Blocks, residuals: tuple, d_attended: Array) -> tuple:
     query, key, value, mask, dropout_key, attended, log_sum_exp = residuals
     dropout = AttentionDropout(blocks.dropout_rate, dropout_key)
+    delta = (attended * d_attended.astype(jnp.float32)).sum(axis=-1)
 
     def body(index: Array, carry: Carry) -> Carry:
         d_query, d_key, d_value = carry
         queries = Slice(index * blocks.query, blocks.query, blocks.query)
-        part = lambda x: masks.take(x, queries, axis=3)
+        here = lambda x: masks.take(x, queries, axis=3)
         d_part, d_key, d_value = attend_block_backward(
-            part(query),
+            here(query),
             key,
             value,
             mask,
             dropout,
             queries,
-            part(attended),
-            part(log_sum_exp),
-            part(d_attended),
+            here(delta),
+            here(log_sum_exp),
+            here(d_attended),
             d_key,
             d_value,
-            key_block=blocks.key,
+            blocks=blocks,
         )
         return put(d_query, d_part, queries, axis=3), d_key, d_value
 
@@ -191,32 +291,178 @@ def put(
     return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), at.start, axis)
 
 
-def _add(whole: Array, part: Array, at: Slice) -> Array:
-    return put(whole, masks.take(whole, at, axis=2) + part, at, axis=2)
+class _Sight(NamedTuple):
+    """What the queries of one part may see, and which weights are dropped."""
+
+    mask: Mask
+    dropout: AttentionDropout
+    queries: Slice
+    part: _Part
+    num_groups: int
+    first_head: Index
+
+    def key_range(self, num_keys: int, key_block: int) -> KeyRange:
+        return masks.key_range(self._rows(), self.queries, num_keys=num_keys, key_block=key_block)
+
+    def hide(self, scores: Float[Array, "R K S G T"], keys: Slice, keys_from: Index | None) -> Array:
+        """Hides what is not visible; without `keys_from` all is."""
+        if keys_from is None:
+            return scores
+        seen = masks.visible(self._rows(), self.queries, keys, keys_from=keys_from)
+        return jnp.where(seen.swapaxes(1, 2)[:, None, :, None], scores, jnp.float32(UNSEEN))
+
+    def drop(self, weights: Float[Array, "R K S G T"], keys: Slice) -> Array:
+        """Multiplies by 0 or 1 / (1 - rate); nothing is done where nothing is dropped."""
+        if self.dropout.key is None or not self.dropout.rate:
+            return weights
+        place = lambda start, size, axis: jnp.expand_dims(
+            start + jnp.arange(size, dtype=jnp.int32), [a for a in range(5) if a != axis]
+        )
+        R, K, S, G, T = weights.shape
+        head = place(self.first_head + self.part.head.start, K, 1) * G + place(0, G, 3)
+        return weights * dropout_ops.keep_at(
+            self.dropout,
+            row=place(self.part.row.start, R, 0),
+            head=head,
+            query=place(self.queries.start, T, 4),
+            key=place(keys.start, S, 2),
+        )
+
+    def _rows(self) -> Mask:
+        return masks.take_rows(self.mask, self.part.row)
 
 
-def _scores(
-    query: Array, key: Array, mask: Mask, queries: Slice, keys: Slice, keys_from: Array | None
-) -> Float[Array, "B K G T S"]:
-    """Returns the scores of a block pair; without `keys_from` all of it is visible."""
-    seen = None
-    if keys_from is not None:
-        seen = masks.visible(mask, queries, keys, keys_from=keys_from)[:, None, None]
-    return softmax_summary.logits(query, masks.take(key, keys, axis=2), seen)
+def _each_part(
+    key: Float[Array, "B K S H"], blocks: Blocks, body: Callable[[_Part, Carry], Carry], carry: Carry
+) -> Carry:
+    """Runs `body` for every part in turn; without a loop where there is one only."""
+    B, K = key.shape[:2]
+    per_row = K // blocks.heads
+    num_parts = (B // blocks.rows) * per_row
+    part = lambda index: _Part(
+        Slice((index // per_row) * blocks.rows, blocks.rows),
+        Slice((index % per_row) * blocks.heads, blocks.heads),
+    )
+    if num_parts == 1:
+        return body(part(0), carry)
+    return jax.lax.fori_loop(0, num_parts, lambda index, carry: body(part(index), carry), carry)
+
+
+def _take(x: Array, part: _Part, keys: Slice | None = None) -> Array:
+    """Returns the part's rows and heads, of some keys or of all along the third axis."""
+    start, size = (0, x.shape[2]) if keys is None else (keys.start, keys.size)
+    rest = x.shape[3:]
+    return jax.lax.dynamic_slice(
+        x,
+        (part.row.start, part.head.start, start, *(0 for _ in rest)),
+        (part.row.size, part.head.size, size, *rest),
+    )
+
+
+def _put(whole: Array, new: Array, part: _Part, keys: Slice | None = None) -> Array:
+    start = 0 if keys is None else keys.start
+    return jax.lax.dynamic_update_slice(
+        whole, new, (part.row.start, part.head.start, start, *(0 for _ in whole.shape[3:]))
+    )
+
+
+def _add(whole: Array, new: Array, part: _Part, keys: Slice) -> Array:
+    return _put(whole, _take(whole, part, keys) + new, part, keys)
+
+
+def _queries_last(x: Float[Array, "B K G T H"]) -> Float[Array, "B K H G T"]:
+    return jnp.moveaxis(x, 4, 2)
+
+
+def _queries_first(x: Float[Array, "B K H G T"]) -> Float[Array, "B K G T H"]:
+    return jnp.moveaxis(x, 2, 4)
+
+
+def _scales(query: Array) -> tuple[float, float]:
+    """Returns what queries and what scores are multiplied by: 1 / sqrt(H) once, where it costs least.
+
+    In bfloat16 the scores are scaled, in float32, as the other schedules do.
+    """
+    scale = query.shape[-1] ** -0.5
+    return (scale, 1.0) if query.dtype == jnp.float32 else (1.0, scale)
+
+
+def _nothing_seen(queries_last: Float[Array, "R K H G T"]) -> _Fold:
+    R, K, _, G, T = queries_last.shape
+    peak = jnp.full((R, K, G, T), UNSEEN, jnp.float32)
+    return _Fold(peak, jnp.zeros(peak.shape, jnp.float32), jnp.zeros(queries_last.shape, jnp.float32))
+
+
+def _finish(done: _Fold) -> tuple[Float[Array, "R K H G T"], Float[Array, "R K G T"]]:
+    """Divides by the mass. Queries that saw no key get zeros; their log-sum-exp is 0, as their scores are far below."""
+    saw_none = done.peak <= jnp.float32(UNSEEN / 2)
+    mass = jnp.where(saw_none, jnp.float32(1), done.mass)
+    attended = jnp.where(saw_none[:, :, None], jnp.float32(0), done.value / mass[:, :, None])
+    return attended, jnp.where(saw_none, jnp.float32(0), done.peak + jnp.log(mass))
 
 
 def _einsum(letters: str, left: Array, right: Array) -> Array:
+    if jax.default_backend() == "cpu":
+        # XLA's CPU backend widens bfloat16 itself, but not in products of every order of axes: those it refuses.
+        left, right = left.astype(jnp.float32), right.astype(jnp.float32)
     return jnp.einsum(letters, left, right, preferred_element_type=jnp.float32)
 
 
-def _visit(visited: KeyRange, fold: Callable[[Array, Carry, bool], Carry], carry: Carry) -> Carry:
-    """Folds the blocks that need a mask, before and after those that need none, then those that need none."""
+def _visit(
+    sight: _Sight,
+    num_keys: int,
+    blocks: Blocks,
+    fold: Callable[[_Sight, Any, Slice, Carry, Index | None], Carry],
+    here: _Forward | _Backward,
+    carry: Carry,
+) -> Carry:
+    """Folds the blocks of keys that need a mask, then those that need none, then the diagonal in tiles.
+
+    Args:
+        sight: of the queries.
+        num_keys: of whole rows.
+        blocks: how the work is cut.
+        fold: `(sight, here, keys, carry, keys_from) -> carry`; no mask is needed where `keys_from` is None.
+        here: what is given of the queries.
+        carry: arrays whose last axis are the queries, and others.
+    """
+    visited = sight.key_range(num_keys, blocks.key)
+    if blocks.tile:
+        diagonal = jnp.asarray(sight.queries.start, jnp.int32) // blocks.key
+        visited = KeyRange(*(jnp.minimum(place, diagonal) for place in visited))
     before = visited.full_start - visited.start
     num_masked = before + visited.stop - visited.full_stop
 
     def masked(place: Array, carry: Carry) -> Carry:
         index = jnp.where(place < before, visited.start + place, visited.full_stop + place - before)
-        return fold(index, carry, True)
+        return fold(sight, here, masks.block(index, blocks.key, num_keys), carry, index * blocks.key)
+
+    def full(index: Array, carry: Carry) -> Carry:
+        return fold(sight, here, masks.block(index, blocks.key, num_keys), carry, None)
 
     carry = jax.lax.fori_loop(jnp.int32(0), num_masked, masked, carry)
-    return jax.lax.fori_loop(visited.full_start, visited.full_stop, lambda i, c: fold(i, c, False), carry)
+    carry = jax.lax.fori_loop(visited.full_start, visited.full_stop, full, carry)
+    return _diagonal(sight, blocks.tile, fold, here, carry) if blocks.tile else carry
+
+
+def _diagonal(
+    sight: _Sight,
+    tile: int,
+    fold: Callable[[_Sight, Any, Slice, Carry, Index | None], Carry],
+    here: _Forward | _Backward,
+    carry: Carry,
+) -> Carry:
+    """Folds the keys of the queries' own block, in tiles: next to nothing is computed above the diagonal."""
+    start = jnp.asarray(sight.queries.start, jnp.int32)
+    rows, columns = (jnp.asarray(places, jnp.int32) for places in np.tril_indices(sight.queries.size // tile))
+
+    def of_tile(index: Array, carry: Carry) -> Carry:
+        mine, others = carry
+        at = Slice(rows[index] * tile, tile, tile)
+        part_sight = sight._replace(queries=Slice(start + at.start, tile, tile))
+        keys = Slice(start + columns[index] * tile, tile, tile)
+        part = jax.tree.map(lambda x: masks.take(x, at, axis=-1), mine)
+        part, others = fold(part_sight, here.cut(at), keys, (part, others), 0)
+        return jax.tree.map(lambda x, new: put(x, new, at, axis=-1), mine, part), others
+
+    return jax.lax.fori_loop(0, rows.shape[0], of_tile, carry)

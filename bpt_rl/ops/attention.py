@@ -62,19 +62,30 @@ def attend_heads_first(
 ) -> Float[Array, "B K G T H"]:
     """Returns attention, float32, for arrays with heads first (as a cache keeps them); arguments as for `attention`."""
     B, K, G, T, _ = query.shape
-    del B
     if schedule.name == "vanilla":
         return _vanilla.attend(query, key, value, mask, dropout)
-    query_block, key_block = block_sizes.choose(
-        schedule, num_heads=K * G, num_queries=T, num_keys=key.shape[2]
-    )
-    padded, padded_mask = _pad(query, mask, -T % query_block)
     if schedule.name == "memory_efficient":
+        query_block, key_block = block_sizes.choose(
+            schedule, num_heads=K * G, num_queries=T, num_keys=key.shape[2]
+        )
+        padded, padded_mask = _pad(query, mask, -T % query_block)
         attended = _memory_efficient.attend(
             padded, key, value, padded_mask, dropout, query_block=query_block, key_block=key_block
         )
     else:
-        blocks = _blockwise.Blocks(query_block, key_block, dropout.rate)
+        sizes = block_sizes.choose_sizes(
+            schedule,
+            rows=B,
+            kv_heads=K,
+            groups=G,
+            queries=T,
+            keys=key.shape[2],
+            is_diagonal=mask.query_offset is None and key.shape[2] == T,
+        )
+        if T % sizes.query:  # Keys are not padded here.
+            sizes = sizes._replace(tile=0)
+        padded, padded_mask = _pad(query, mask, -T % sizes.query)
+        blocks = _blockwise.Blocks(*sizes, dropout.rate)
         attended: Array = _blockwise.attend(blocks, padded, key, value, padded_mask, dropout.key)
     return attended[..., :T, :]
 

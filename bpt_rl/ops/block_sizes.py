@@ -1,10 +1,16 @@
 """How large the blocks are, where nobody says.
 
-On a CPU the scores of one block pair, heads x queries x keys x 4 bytes, should stay in the second-level cache:
-the sides are the largest power of two whose scores take at most half a MiB (128 with 8 heads). Elsewhere matrix
-units want more work at a time: 512. Blocks are then made as even as they can be, so that a length of 960 is cut into
-eight times 120 and not into seven times 128 and a rest.
+On a CPU the scores of one block pair, heads x queries x keys x 4 bytes, should stay in the second-level cache, and
+half a MiB of them does. A blockwise layer takes few heads at a time and long blocks: 512 queries (shared among the
+query heads of a group) by 256 keys, and as many heads and rows as fit beside that. Short rows are cut in two at least,
+so that the half above the diagonal is not computed. The diagonal is cut once more, in tiles of half a block.
+Memory-efficient attention takes all heads at a time, and square blocks of as many keys as fit (128 with 8 heads).
+Elsewhere matrix units want more work at a time: all heads, 512 queries by 512 keys.
+
+Blocks are made as even as they can be, so that a length of 960 is cut into two times 480 and not into 512 and a rest.
 """
+
+from typing import NamedTuple
 
 import jax
 
@@ -12,6 +18,52 @@ from bpt_rl.ops.config import Schedule
 
 SCORE_BYTES = 1 << 19
 SMALLEST, LARGEST = 32, 512
+# Attention's output is kept without being asked for where that of all layers takes no more than so many bytes.
+OUTPUT_BYTES = 1 << 26
+
+
+class Sizes(NamedTuple):
+    """Sizes of the blocks of blockwise attention.
+
+    Attributes:
+        query: queries per block, tokens.
+        key: keys per block, tokens.
+        rows: batch rows at a time.
+        heads: key-value heads at a time.
+        tile: queries and keys of a pair on the diagonal; 0 cuts it no finer.
+    """
+
+    query: int
+    key: int
+    rows: int
+    heads: int
+    tile: int
+
+
+def choose_sizes(
+    schedule: Schedule, *, rows: int, kv_heads: int, groups: int, queries: int, keys: int, is_diagonal: bool
+) -> Sizes:
+    """Returns how blockwise attention is cut.
+
+    Args:
+        schedule: 0 in `query_block` or `key_block` leaves the choice to the rule above.
+        rows: B.
+        kv_heads: K.
+        groups: G, query heads per key-value head.
+        queries: T.
+        keys: S.
+        is_diagonal: query t stands at key t in every row, and both will be padded to whole blocks of queries.
+    """
+    if jax.default_backend() != "cpu":
+        query = min(schedule.query_block, queries) or _even(queries, LARGEST)
+        return Sizes(query, min(schedule.key_block or LARGEST, keys), rows, kv_heads, 0)
+    side = min(max(LARGEST // groups, 128), max(128, queries // 2))
+    query = min(schedule.query_block, queries) or min(queries, _round_up(_even(queries, side), 4))
+    key = min(schedule.key_block, keys) or min(keys, _even(query, 256) if is_diagonal else 256)
+    one = groups * query * key * 4
+    heads = _most(kv_heads, one)
+    tile = query // 2 if is_diagonal and query % 2 == query % key == 0 and query < queries else 0
+    return Sizes(query, key, _most(rows, one * heads) if heads == kv_heads else 1, heads, tile)
 
 
 def choose(schedule: Schedule, *, num_heads: int, num_queries: int, num_keys: int) -> tuple[int, int]:
@@ -36,7 +88,24 @@ def choose(schedule: Schedule, *, num_heads: int, num_queries: int, num_keys: in
     return query_block, _even(num_keys, side)
 
 
+def _most(number: int, score_bytes: int) -> int:
+    """Returns the largest divisor of `number` so many scores of which fit, at least 1."""
+    fits = (n for n in range(1, number + 1) if number % n == 0 and n * score_bytes <= SCORE_BYTES)
+    return max(fits, default=1)
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
 def _even(length: int, largest: int) -> int:
     """Returns the size of the fewest equal blocks of at most `largest` that cover `length`."""
     num_blocks = -(-length // largest)
     return -(-length // num_blocks)
+
+
+def saves_output(schedule: Schedule, *, stream_bytes: int, num_layers: int) -> bool:
+    """Returns whether a stack of so many layers keeps attention's output; under `save=auto` where that is little."""
+    if schedule.save != "auto":
+        return schedule.save == "output"
+    return num_layers * stream_bytes <= OUTPUT_BYTES

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 SCHEDULES = ("vanilla", "memory_efficient", "blockwise")
-SAVED = ("input", "output")
+SAVED = ("auto", "output", "input")
+SAVED_TYPES = ("compute", "bfloat16", "int8")
 
 
 @dataclass(unsafe_hash=True)
@@ -15,23 +16,36 @@ class Schedule:
             chunked attention, whole feed-forward) or `blockwise` (BPT, arXiv:2305.19370).
         query_block: queries per block, in tokens; 0 chooses for the device.
         key_block: keys per block, in tokens; 0 chooses for the device.
-        save: what the blockwise backward pass keeps of a layer: its `input` only, or also the attention `output`
-            and log-sum-exp (less time, one more stream of memory).
+        save: what the blockwise backward pass keeps of a layer: its `input` only, or also the attention `output` and
+            log-sum-exp (a fifth less time, one more stream of memory per layer). `auto` keeps the output where that
+            of all layers takes at most 64 MiB, as it does in short contexts.
+        saved_type: how blockwise layers' inputs are kept: in the `compute` type, as `bfloat16`, or as `int8` with
+            stochastic rounding (Mesa, arXiv:2111.11124). The forward pass is exact in each case.
+        heads_at_once: key-value heads whose keys and values exist at a time; 0 takes all. Fewer take less memory.
+        segment_layers: layers whose inputs exist at a time: the rest are computed again from the first of each such
+            segment (nested rematerialisation); 0 takes all layers.
     """
 
     name: str = "blockwise"
     query_block: int = 0
     key_block: int = 0
-    save: str = "input"
+    save: str = "auto"
+    saved_type: str = "compute"
+    heads_at_once: int = 0
+    segment_layers: int = 0
 
     def __post_init__(self) -> None:
         """Refuses unknown names and negative sizes."""
-        if self.name not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.name!r}; known: {', '.join(SCHEDULES)}")
-        if self.save not in SAVED:
-            raise ValueError(f"unknown save {self.save!r}; known: {', '.join(SAVED)}")
+        for name, known in (("name", SCHEDULES), ("save", SAVED), ("saved_type", SAVED_TYPES)):
+            value = getattr(self, name)
+            if value not in known:
+                what = "schedule" if name == "name" else name
+                raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
         if self.query_block < 0 or self.key_block < 0:
             raise ValueError(
                 f"block sizes are tokens, at least 1 (0 = automatic), got query_block={self.query_block}, "
                 f"key_block={self.key_block}"
             )
+        for name in ("heads_at_once", "segment_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 1 (0 = all), got {getattr(self, name)}")

@@ -1,22 +1,31 @@
 """Dropout as a function of where a number stands, not of how the work is cut: every schedule draws the same.
 
-Random bits come in fixed tiles: 128 queries by 128 keys for attention weights, 128 tokens for the residual stream.
-A block takes what it covers of them. So nothing of size tokens x tokens is ever drawn.
+Whether a number is dropped is decided by 32 bits that are hashed from the layer's key and the number's place. Nothing
+is drawn ahead or kept: the hash is elementwise integer arithmetic, which fuses into whatever uses it, and the backward
+pass computes it again. A threefry draw per attention weight costs as much as the rest of a layer does; this costs two
+multiplications.
+
+The hash is in two parts. What is common to a row of weights (key, batch row, head, query) is mixed thoroughly, once
+per row, into two words. Each weight then adds its place along the row to the first word, and mixes the second in
+between two rounds of multiplication and shift.
 
 Shapes: B batch, T queries, S keys, N heads = K key-value heads x G query heads each, D model width.
 """
 
-import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from bpt_rl.ops.masks import Slice
+from bpt_rl.ops.masks import Index, Slice
 
-TILE = 128
-_LEVELS = 1 << 16
+_LEVELS = 1 << 32
+_GOLDEN = 0x9E3779B9
+# Multipliers and shifts of two 32-bit mixers with little bias, found by search (C. Wellons, hash-prospector).
+_FIRST, _SECOND = (0x21F0AAAD, 0x735A2D97), (0x7FEB352D, 0x846CA68B)
+
+Words: TypeAlias = tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
 
 
 class AttentionDropout(NamedTuple):
@@ -32,7 +41,7 @@ class AttentionDropout(NamedTuple):
 
 
 def keep_factor(
-    dropout: AttentionDropout, heads: tuple[int, ...], queries: Slice, keys: Slice
+    dropout: AttentionDropout, heads: tuple[int, ...], queries: Slice, keys: Slice, *, first_head: Index = 0
 ) -> Float[Array, "B K G T S"] | None:
     """Returns what the weights of a block pair are multiplied by, or None where nothing is dropped.
 
@@ -41,16 +50,18 @@ def keep_factor(
         heads: B, K and G.
         queries: T of them.
         keys: S of them.
+        first_head: which of the layer's query heads comes first, where they are computed in groups.
     """
     if dropout.key is None or not dropout.rate:
         return None
     B, K, G = heads
-    keep = attention_keep(dropout.key, dropout.rate, (B, K * G), queries, keys)
-    return keep.reshape(B, K, G, *keep.shape[2:]).astype(jnp.float32) * jnp.float32(keep_scale(dropout.rate))
+    keep = attention_keep(dropout.key, dropout.rate, (B, K * G), queries, keys, first_head=first_head)
+    scale = jnp.float32(keep_scale(dropout.rate))
+    return jnp.where(keep.reshape(B, K, G, *keep.shape[2:]), scale, jnp.float32(0))
 
 
 def keep_scale(rate: float) -> float:
-    """Returns what kept values are multiplied by, exactly for the rate as rounded to a multiple of 2^-16."""
+    """Returns what kept values are multiplied by, exactly for the rate as rounded to a multiple of 2^-32."""
     return _LEVELS / (_LEVELS - _threshold(rate))
 
 
@@ -60,6 +71,8 @@ def attention_keep(
     rows_and_heads: tuple[int, int],
     queries: Slice,
     keys: Slice,
+    *,
+    first_head: Index = 0,
 ) -> Bool[Array, "B N T S"]:
     """Returns which attention weights stay: a function of (key, row, head, query, key), whatever the block.
 
@@ -69,24 +82,56 @@ def attention_keep(
         rows_and_heads: B and N.
         queries: T of them.
         keys: S of them.
+        first_head: number of the first of the N heads.
     """
-    first_row, num_rows, row_offset = _cover(queries)
-    first_column, num_columns, column_offset = _cover(keys)
+    B, N = rows_and_heads
+    words = _absorb(_words(key), _places(0, B)[:, None, None])
+    words = _absorb(words, _places(first_head, N)[None, :, None])
+    words = _absorb(words, _places(queries.start, queries.size)[None, None])
+    return _hash(words, _places(keys.start, keys.size)[None, None, None]) >= jnp.uint32(_threshold(rate))
 
-    def tile(row: Array, column: Array) -> Array:
-        tile_key = jax.random.fold_in(jax.random.fold_in(key, row), column)
-        return jax.random.bits(tile_key, (*rows_and_heads, TILE, TILE), jnp.uint16)
 
-    bits = jnp.concatenate(
-        [
-            jnp.concatenate([tile(first_row + i, first_column + j) for j in range(num_columns)], axis=3)
-            for i in range(num_rows)
-        ],
-        axis=2,
-    )
-    bits = jax.lax.dynamic_slice_in_dim(bits, row_offset, queries.size, axis=2)
-    bits = jax.lax.dynamic_slice_in_dim(bits, column_offset, keys.size, axis=3)
-    return bits >= jnp.uint16(_threshold(rate))
+def keep_at(
+    dropout: AttentionDropout,
+    *,
+    row: Int[Array, "..."],
+    head: Int[Array, "..."],
+    query: Int[Array, "..."],
+    key: Int[Array, "..."],
+) -> Float[Array, "..."]:
+    """Returns what weights are multiplied by, for places that broadcast against each other along axes of any order.
+
+    Args:
+        dropout: rate and key; the key must be there.
+        row: numbers of batch rows.
+        head: numbers of query heads in the layer.
+        query: positions of queries in their rows.
+        key: positions of keys in their rows.
+    """
+    assert dropout.key is not None
+    words = _words(dropout.key)
+    for place in (row, head, query):
+        words = _absorb(words, place.astype(jnp.uint32))
+    x = key.astype(jnp.uint32) * jnp.uint32(_GOLDEN) + words[0]
+    x = (x ^ (x >> jnp.uint32(16)) ^ words[1]) * jnp.uint32(_FIRST[0])
+    keep = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(_FIRST[1]) >= jnp.uint32(_threshold(dropout.rate))
+    return jnp.where(keep, jnp.float32(keep_scale(dropout.rate)), jnp.float32(0))
+
+
+def uniform(seed: Index, shape: tuple[int, int, int], tokens: Slice) -> Float[Array, "B T D"]:
+    """Returns numbers from [0, 1): a function of (seed, row, token, component), 24 bits each.
+
+    Args:
+        seed: a number, such as a layer's.
+        shape: B, T and D.
+        tokens: T of them.
+    """
+    B, T, D = shape
+    words = _absorb((jnp.uint32(_GOLDEN), jnp.uint32(1)), jnp.asarray(seed).astype(jnp.uint32))
+    words = _absorb(words, _places(0, B)[:, None])
+    words = _absorb(words, _places(tokens.start, T)[None])
+    bits = _hash(words, _places(0, D)[None, None]) >> jnp.uint32(8)
+    return bits.astype(jnp.float32) * jnp.float32(2**-24)
 
 
 def residual_dropout(
@@ -101,16 +146,10 @@ def residual_dropout(
         tokens: which they are; from 0 on if left out.
     """
     B, T, D = x.shape
-    first, num_tiles, offset = _cover(tokens or Slice(0, T, TILE))
-    bits = jnp.concatenate(
-        [
-            jax.random.bits(jax.random.fold_in(key, first + i), (B, TILE, D), jnp.uint16)
-            for i in range(num_tiles)
-        ],
-        axis=1,
-    )
-    kept = jax.lax.dynamic_slice_in_dim(bits, offset, T, axis=1) >= jnp.uint16(_threshold(rate))
-    return jnp.where(kept, x * jnp.asarray(keep_scale(rate), x.dtype), jnp.zeros((), x.dtype))
+    words = _absorb(_words(key), _places(0, B)[:, None])
+    words = _absorb(words, _places(0 if tokens is None else tokens.start, T)[None])
+    keep = _hash(words, _places(0, D)[None, None]) >= jnp.uint32(_threshold(rate))
+    return jnp.where(keep, x * jnp.asarray(keep_scale(rate), x.dtype), jnp.zeros((), x.dtype))
 
 
 def _threshold(rate: float) -> int:
@@ -119,11 +158,32 @@ def _threshold(rate: float) -> int:
     return min(round(rate * _LEVELS), _LEVELS - 1)  # A rate just below 1 must not round up to it.
 
 
-def _cover(part: Slice) -> tuple[Array, int, Array]:
-    """Returns the first tile that a slice touches, how many tiles cover it, and where in the first it begins."""
-    if isinstance(part.start, int):
-        latest_offset = part.start % TILE
-    else:
-        latest_offset = TILE - math.gcd(TILE, part.multiple_of)
-    start = jnp.asarray(part.start, jnp.int32)
-    return start // TILE, (latest_offset + part.size - 1) // TILE + 1, start % TILE
+def _places(start: Index, size: int) -> UInt32[Array, " size"]:
+    return jnp.asarray(start).astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
+
+
+def _words(key: Key[Array, ""]) -> Words:
+    """Returns two words in which every bit depends on every bit of the key; different keys give different words."""
+    words = (jnp.uint32(_GOLDEN), jnp.uint32(0))
+    for word in jax.random.key_data(key).ravel():
+        words = _absorb(words, word)
+    return words
+
+
+def _absorb(words: Words, value: UInt32[Array, "..."]) -> Words:
+    """Mixes a number into the words; one to one in the words for each value, and in the value for each words."""
+    first = _mix(words[0] ^ value, _FIRST)
+    return first, _mix(words[1] + first, _SECOND)
+
+
+def _mix(x: UInt32[Array, "*shape"], multipliers: tuple[int, int]) -> UInt32[Array, "*shape"]:
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(multipliers[0])
+    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(multipliers[1])
+    return x ^ (x >> jnp.uint32(15))
+
+
+def _hash(words: Words, place: UInt32[Array, "*ones S"]) -> UInt32[Array, "*shape S"]:
+    """Returns 32 bits per place along a row; the upper ones are the best, and a comparison looks at those."""
+    x = place * jnp.uint32(_GOLDEN) + words[0][..., None]
+    x = (x ^ (x >> jnp.uint32(16)) ^ words[1][..., None]) * jnp.uint32(_FIRST[0])
+    return (x ^ (x >> jnp.uint32(15))) * jnp.uint32(_FIRST[1])

@@ -89,6 +89,11 @@ def take(x: Num[Array, "*shape"], part: Slice, *, axis: int) -> Num[Array, "*par
     return jax.lax.dynamic_slice_in_dim(x, part.start, part.size, axis=axis)
 
 
+def take_rows(mask: Mask, rows: Slice) -> Mask:
+    """Returns the mask of some rows of the batch."""
+    return jax.tree.map(lambda leaf: take(leaf, rows, axis=0), mask)
+
+
 def block(index: Index, size: int, length: int) -> Slice:
     """Returns block `index` of a row; the last block of a ragged row begins earlier, and repeats some of its neighbour.
 

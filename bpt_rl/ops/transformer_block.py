@@ -1,7 +1,8 @@
 """One pre-norm transformer layer as a pure function, in pieces that every schedule shares.
 
-`transformer_block` maps whole rows. The vanilla and memory-efficient schedules are its plain reading, with gradients
-by automatic differentiation; the blockwise schedule is the Blockwise Parallel Transformer, in `_fused_block`.
+`transformer_stack` maps whole rows through layers of one kind. The vanilla and memory-efficient schedules are its
+plain reading, with gradients by automatic differentiation; the blockwise schedule is the Blockwise Parallel
+Transformer, in `_fused_stack`.
 
 Shapes: B batch, T tokens, D model width, N heads, K key-value heads, H head width, F feed-forward width.
 """
@@ -10,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from bpt_rl.ops import dropout, norms, rotary
@@ -72,6 +72,38 @@ class BlockParams(NamedTuple):
     ffn_out_bias: Float[Array, " D"]
 
 
+class Projections(NamedTuple):
+    """The parameters up to attention, of all heads or of some."""
+
+    norm1_scale: Float[Array, " D"]
+    norm1_bias: Float[Array, " D"] | None
+    query: Float[Array, "D N H"]
+    key: Float[Array, "D K H"]
+    value: Float[Array, "D K H"]
+
+
+class Rest(NamedTuple):
+    """The parameters from attention on."""
+
+    output: Float[Array, "N H D"]
+    norm2_scale: Float[Array, " D"]
+    norm2_bias: Float[Array, " D"] | None
+    ffn_in: Float[Array, "D F"]
+    ffn_in_bias: Float[Array, " F"]
+    ffn_out: Float[Array, "F D"]
+    ffn_out_bias: Float[Array, " D"]
+
+
+def projections(params: BlockParams) -> Projections:
+    """Returns the parameters up to attention."""
+    return Projections(*(getattr(params, name) for name in Projections._fields))
+
+
+def rest(params: BlockParams) -> Rest:
+    """Returns the parameters from attention on."""
+    return Rest(*(getattr(params, name) for name in Rest._fields))
+
+
 def transformer_block(
     x: Float[Array, "B T D"],
     params: BlockParams,
@@ -91,14 +123,54 @@ def transformer_block(
         spec: what is computed, and by which schedule.
         dropout_key: None turns dropout off.
     """
-    if mask.query_offset is not None or mask.key_lengths is not None:
-        raise ValueError(
-            "transformer_block maps whole rows: expected a mask without query_offset and key_lengths"
-        )
-    if spec.schedule.name == "blockwise":
-        from bpt_rl.ops import _fused_block
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    keys = None if dropout_key is None else dropout_key[None]
+    return transformer_stack(x, stacked, mask, positions, spec=spec, dropout_keys=keys)
 
-        return _fused_block.fused_block(x, params, mask, positions, spec=spec, dropout_key=dropout_key)
+
+def transformer_stack(
+    x: Float[Array, "B T D"],
+    params: BlockParams,
+    mask: Mask,
+    positions: Int[Array, "B T"],
+    *,
+    spec: BlockSpec,
+    dropout_keys: Key[Array, " layers"] | None = None,
+) -> Float[Array, "B T D"]:
+    """Returns what layers of one kind make of whole rows, one after another.
+
+    Args:
+        x: residual stream, in the compute type.
+        params: of all layers, each leaf with a leading axis of layers.
+        mask: without offset and lengths: every row is whole.
+        positions: of the tokens, for rotary.
+        spec: what is computed, and by which schedule.
+        dropout_keys: one per layer; None turns dropout off.
+    """
+    if mask.query_offset is not None or mask.key_lengths is not None:
+        raise ValueError("a layer maps whole rows: expected a mask without query_offset and key_lengths")
+    if spec.schedule.name == "blockwise":
+        from bpt_rl.ops import _fused_stack
+
+        return _fused_stack.fused_stack(x, params, mask, positions, spec=spec, dropout_keys=dropout_keys)
+
+    def body(x: Array, layer: tuple[BlockParams, Array | None]) -> tuple[Array, None]:
+        params, key = layer
+        return _plain_block(x, params, mask, positions, spec=spec, dropout_key=key), None
+
+    return jax.lax.scan(body, x, (params, dropout_keys))[0]
+
+
+def _plain_block(
+    x: Float[Array, "B T D"],
+    params: BlockParams,
+    mask: Mask,
+    positions: Int[Array, "B T"],
+    *,
+    spec: BlockSpec,
+    dropout_key: Key[Array, ""] | None,
+) -> Float[Array, "B T D"]:
+    """The layer with gradients by automatic differentiation."""
     query = project_query(x, params, positions, spec=spec)
     key, value = project_key_value(x, params, positions, spec=spec)
     keys = layer_keys(dropout_key)
@@ -133,28 +205,35 @@ def layer_keys(dropout_key: Key[Array, ""] | None) -> LayerKeys:
 
 
 def project_query(
-    x: Float[Array, "B T D"], params: BlockParams, positions: Int[Array, "B T"], *, spec: BlockSpec
+    x: Float[Array, "B T D"],
+    params: BlockParams | Projections,
+    positions: Int[Array, "B T"],
+    *,
+    spec: BlockSpec,
 ) -> Float[Array, "B T N H"]:
     """Returns rotated queries of some tokens."""
     normed = _norm(x, params.norm1_scale, params.norm1_bias)
-    query = jnp.einsum("BTD,DNH->BTNH", normed, params.query.astype(x.dtype))
+    query = _linear(normed, params.query)
     return rotary.rotate(query, positions, spec.rotary_base)
 
 
 def project_key_value(
-    x: Float[Array, "B T D"], params: BlockParams, positions: Int[Array, "B T"], *, spec: BlockSpec
+    x: Float[Array, "B T D"],
+    params: BlockParams | Projections,
+    positions: Int[Array, "B T"],
+    *,
+    spec: BlockSpec,
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Returns rotated keys, and values, of some tokens."""
     normed = _norm(x, params.norm1_scale, params.norm1_bias)
-    key = jnp.einsum("BTD,DKH->BTKH", normed, params.key.astype(x.dtype))
-    value = jnp.einsum("BTD,DKH->BTKH", normed, params.value.astype(x.dtype))
+    key, value = _linear(normed, params.key), _linear(normed, params.value)
     return rotary.rotate(key, positions, spec.rotary_base), value
 
 
 def finish_block(
     x: Float[Array, "B T D"],
     attended: Float[Array, "B T N H"],
-    params: BlockParams,
+    params: BlockParams | Rest,
     *,
     spec: BlockSpec,
     keys: LayerKeys = NOTHING_DROPPED,
@@ -170,13 +249,22 @@ def finish_block(
         keys: of dropout.
         tokens: which tokens of their rows these are, for dropout; from 0 on if left out.
     """
-    branch = jnp.einsum("BTNH,NHD->BTD", attended.astype(x.dtype), params.output.astype(x.dtype))
+    N, H, D = params.output.shape
+    joined = attended.astype(x.dtype).reshape(*attended.shape[:2], N * H)
+    branch = _linear(joined, params.output.reshape(N * H, D))
     x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens)
     normed = _norm(x, params.norm2_scale, params.norm2_bias)
-    hidden = normed @ params.ffn_in.astype(x.dtype) + params.ffn_in_bias.astype(x.dtype)[None, None]
+    hidden = _linear(normed, params.ffn_in) + params.ffn_in_bias.astype(x.dtype)[None, None]
     hidden = ACTIVATIONS[spec.activation](hidden)
-    branch = hidden @ params.ffn_out.astype(x.dtype) + params.ffn_out_bias.astype(x.dtype)[None, None]
+    branch = _linear(hidden, params.ffn_out) + params.ffn_out_bias.astype(x.dtype)[None, None]
     return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens)
+
+
+def _linear(x: Float[Array, "B T I"], kernel: Float[Array, "I *O"]) -> Float[Array, "B T *O"]:
+    """Multiplies in the compute type, as one matrix: XLA's CPU backend is slow at the gradient of batched products."""
+    B, T, width = x.shape
+    flat = x.reshape(B * T, width) @ kernel.astype(x.dtype).reshape(width, -1)
+    return flat.reshape(B, T, *kernel.shape[1:])
 
 
 def _drop(

@@ -1,0 +1,385 @@
+"""One layer of the Blockwise Parallel Transformer, forwards and backwards, one block of tokens after the other.
+
+A layer goes through its tokens twice: attention, group of heads after group of heads; then all that follows attention.
+The backward pass undoes the second, then the first. Of whole rows there are the layer's input and output, attention's
+output, and keys and values of one group of heads; the backward pass writes each gradient over what it no longer needs.
+
+References:
+    Liu & Abbeel 2023, arXiv:2305.19370, Section 3, Algorithm 1. The paper leaves the backward pass to
+    rematerialisation; here it is written out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bpt_rl.ops import _blockwise, masks
+from bpt_rl.ops import transformer_block as block
+from bpt_rl.ops._blockwise import Blocks, put
+from bpt_rl.ops.attention import join_heads, split_heads
+from bpt_rl.ops.dropout import AttentionDropout
+from bpt_rl.ops.masks import Index, Mask, Slice
+from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, LayerKeys, Projections, Rest
+
+Carry: TypeAlias = Any
+# Returns some tokens of a layer's input.
+Reader: TypeAlias = Callable[[Slice], Array]
+KeysValues: TypeAlias = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]]
+
+
+class Attended(NamedTuple):
+    """Attention's output and log-sum-exp of whole rows, of one layer, or of all where they are saved.
+
+    In the backward pass `value` becomes attention's gradient.
+    """
+
+    value: Float[Array, "slots B T N H"]
+    log_sum_exp: Float[Array, "slots B K G T"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer and everything it is given.
+
+    Attributes:
+        spec: what is computed.
+        blocks: how the work is cut.
+        group: key-value heads whose keys and values exist at a time; divides K.
+        params: of the layer.
+        mask: of the whole rows.
+        positions: of the tokens.
+        keys: of dropout.
+    """
+
+    spec: BlockSpec
+    blocks: Blocks
+    group: int
+    params: BlockParams
+    mask: Mask
+    positions: Int[Array, "B T"]
+    keys: LayerKeys
+
+    def keys_values(self, read: Reader) -> KeysValues | None:
+        """Returns keys and values of all heads, for `attend` and `attend_backward` to share; None with groups of heads.
+
+        Each would make its own otherwise, and XLA both at once.
+        """
+        heads, params = self._group(0)
+        return self._keys_values(read, params) if heads.size == self.params.key.shape[1] else None
+
+    def attend(self, read: Reader, attended: Attended, slot: Index, shared: KeysValues | None) -> Attended:
+        """Writes attention's output and log-sum-exp of all heads into `slot`."""
+
+        def of_group(index: Index, attended: Attended) -> Attended:
+            heads, params = self._group(index)
+            key, value = shared or self._keys_values(read, params)
+
+            def of_block(index: Array, attended: Attended) -> Attended:
+                tokens = self._tokens(index)
+                query = self._query(read(tokens), params, tokens)
+                out, log_sum_exp = _blockwise.attend_block(
+                    query,
+                    key,
+                    value,
+                    self.mask,
+                    self._dropout(),
+                    tokens,
+                    blocks=self.blocks,
+                    first_head=heads.start,
+                )
+                return _put_attended(attended, join_heads(out), log_sum_exp, slot, tokens, heads)
+
+            return self._each_block(of_block, attended)
+
+        return self._each_group(of_group, attended)
+
+    def finish(
+        self,
+        x: Float[Array, "B T D"],
+        attended: Attended,
+        slot: Index,
+        keep: Carry,
+        write: Callable[[Carry, Slice, Array], Carry],
+    ) -> tuple[Float[Array, "B T D"], Carry]:
+        """Returns the layer's output, written over its input, and `keep` after `write(keep, tokens, input)`."""
+
+        def read(tokens: Slice, carry: Carry) -> Array:
+            return masks.take(carry[0], tokens, axis=1)
+
+        def of_block(tokens: Slice, part: Array, carry: Carry) -> Carry:
+            x, keep = carry
+            value = _take_value(attended, slot, tokens)
+            out = block.finish_block(part, value, self.params, spec=self.spec, keys=self.keys, tokens=tokens)
+            return put(x, out, tokens, axis=1), write(keep, tokens, part)
+
+        return self._overwrite(read, of_block, (x, keep))
+
+    def finish_backward(
+        self, read: Reader, attended: Attended, slot: Index, d_y: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T D"], Attended, Float[Array, "B K G T"], Rest]:
+        """Undoes `finish`.
+
+        Returns:
+            The gradient of the residual stream, written over that of the output; attention's gradient, written over
+            attention's output; the sum over H of one times the other; and gradients of the parameters from attention
+            on.
+        """
+        B, T, _ = d_y.shape
+        K, G = self.params.key.shape[1], self.params.query.shape[1] // self.params.key.shape[1]
+        # Transposed, the gradient of the widest matrix is a product that CPUs are faster at.
+        params = _transpose_out(block.rest(self.params))
+
+        def read_both(tokens: Slice, carry: Carry) -> tuple[Array, Array]:
+            return masks.take(carry[0], tokens, axis=1), _take_value(carry[1], slot, tokens)
+
+        def of_block(tokens: Slice, parts: tuple[Array, Array], carry: Carry) -> Carry:
+            d_x, attended, delta, d_params = carry
+            d_out, value = parts
+            finish = lambda x, value, params: block.finish_block(
+                x, value, _transpose_out(params), spec=self.spec, keys=self.keys, tokens=tokens
+            )
+            _, vjp = jax.vjp(finish, read(tokens), value, params)
+            d_part, d_value, d_part_params = vjp(d_out)
+            product = (value.astype(jnp.float32) * d_value.astype(jnp.float32)).sum(axis=-1)
+            delta = put(delta, jnp.moveaxis(product, 1, 2).reshape(B, K, G, -1), tokens, axis=3)
+            attended = attended._replace(
+                value=_put_value(attended.value, d_value, slot, tokens, Slice(0, K * G))
+            )
+            d_params = jax.tree.map(jnp.add, d_params, d_part_params)
+            return put(d_x, d_part, tokens, axis=1), attended, delta, d_params
+
+        delta = jnp.zeros((B, K, G, T), jnp.float32)
+        d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+        d_x, attended, delta, d_params = self._overwrite(
+            read_both, of_block, (d_y, attended, delta, d_params)
+        )
+        return d_x, attended, delta, _transpose_out(d_params)
+
+    def attend_backward(
+        self,
+        read: Reader,
+        d_attended: Attended,
+        slot: Index,
+        shared: KeysValues | None,
+        delta: Float[Array, "B K G T"],
+        d_x: Float[Array, "B T D"],
+    ) -> tuple[Float[Array, "B T D"], Projections]:
+        """Undoes `attend`.
+
+        Returns:
+            The gradient of the residual stream with what flows through queries, keys and values added; and gradients
+            of the parameters up to attention.
+        """
+        log_sum_exp = jax.lax.dynamic_index_in_dim(d_attended.log_sum_exp, slot, keepdims=False)
+
+        def of_group(index: Index, carry: Carry) -> Carry:
+            d_x, d_params = carry
+            heads, params = self._group(index)
+            key, value = shared or self._keys_values(read, params)
+            of_heads = lambda x: masks.take(x, heads, axis=1)
+
+            def of_block(index: Array, carry: Carry) -> Carry:
+                d_x, d_key, d_value, d_group = carry
+                tokens = self._tokens(index)
+                query, vjp = jax.vjp(lambda x, params: self._query(x, params, tokens), read(tokens), params)
+                d_out = split_heads(
+                    _take_value(d_attended, slot, tokens, self._query_heads(heads)), self.group
+                )
+                at_tokens = lambda x: masks.take(of_heads(x), tokens, axis=3)
+                d_query, d_key, d_value = _blockwise.attend_block_backward(
+                    query,
+                    key,
+                    value,
+                    self.mask,
+                    self._dropout(),
+                    tokens,
+                    at_tokens(delta),
+                    at_tokens(log_sum_exp),
+                    d_out,
+                    d_key,
+                    d_value,
+                    blocks=self.blocks,
+                    first_head=heads.start,
+                )
+                d_part, d_part_params = vjp(d_query.astype(query.dtype))
+                return (
+                    _add(d_x, d_part, tokens),
+                    d_key,
+                    d_value,
+                    jax.tree.map(jnp.add, d_group, d_part_params),
+                )
+
+            zeros = lambda like: jnp.zeros(like.shape, jnp.float32)
+            carry = (d_x, zeros(key), zeros(value), jax.tree.map(zeros, params))
+            d_x, d_key, d_value, d_group = self._each_block(of_block, carry)
+            d_x, d_group = self._keys_values_backward(read, params, d_key, d_value, d_x, d_group)
+            return d_x, self._add_group(d_params, d_group, heads)
+
+        used = block.projections(self.params)
+        d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), used)
+        return self._each_group(of_group, (d_x, d_params))
+
+    def _keys_values(self, read: Reader, params: Projections) -> KeysValues:
+        B, T = self.positions.shape
+        _, K, H = params.key.shape
+        # Every number is written before it is read. Begun alike, the two would be one array to XLA, and then copies.
+        begun = read(Slice(0, 1)).ravel()
+        empty = lambda index: jnp.full((B, K, T, H), begun[index], jnp.dtype(self.spec.dtype))
+
+        def of_block(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            tokens = self._tokens(index)
+            parts = self._key_value(read(tokens), params, tokens)
+            key, value = (put(whole, part, tokens, axis=2) for whole, part in zip(carry, parts, strict=True))
+            return key, value
+
+        return self._each_block(of_block, (empty(0), empty(1)))
+
+    def _keys_values_backward(
+        self,
+        read: Reader,
+        params: Projections,
+        d_key: Array,
+        d_value: Array,
+        d_x: Array,
+        d_params: Projections,
+    ) -> tuple[Array, Projections]:
+        def of_block(index: Array, carry: tuple[Array, Projections]) -> tuple[Array, Projections]:
+            d_x, d_params = carry
+            tokens = self._tokens(index)
+            project = lambda x, params: self._key_value(x, params, tokens)
+            parts, vjp = jax.vjp(project, read(tokens), params)
+            d_parts = (masks.take(d, tokens, axis=2).astype(parts[0].dtype) for d in (d_key, d_value))
+            d_part, d_part_params = vjp(tuple(d_parts))
+            return _add(d_x, d_part, tokens), jax.tree.map(jnp.add, d_params, d_part_params)
+
+        return self._each_block(of_block, (d_x, d_params))
+
+    def _query(self, x: Array, params: Projections, tokens: Slice) -> Float[Array, "B K G C H"]:
+        query = block.project_query(x, params, masks.take(self.positions, tokens, axis=1), spec=self.spec)
+        return split_heads(query, params.key.shape[1])
+
+    def _key_value(
+        self, x: Array, params: Projections, tokens: Slice
+    ) -> tuple[Float[Array, "B K C H"], Float[Array, "B K C H"]]:
+        positions = masks.take(self.positions, tokens, axis=1)
+        key, value = block.project_key_value(x, params, positions, spec=self.spec)
+        return jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
+
+    def _dropout(self) -> AttentionDropout:
+        return AttentionDropout(self.spec.attention_dropout, self.keys.attention)
+
+    def _tokens(self, index: Index) -> Slice:
+        return Slice(index * self.blocks.query, self.blocks.query, self.blocks.query)
+
+    def _each_block(self, body: Callable[[Array, Carry], Carry], carry: Carry) -> Any:
+        return jax.lax.fori_loop(0, self.positions.shape[1] // self.blocks.query, body, carry)
+
+    def _overwrite(
+        self,
+        read: Callable[[Slice, Carry], Carry],
+        body: Callable[[Slice, Carry, Carry], Carry],
+        carry: Carry,
+    ) -> Any:
+        """Loops over half blocks that the body writes over: `body(tokens, read(tokens, carry), carry)`.
+
+        What a block reads is read at the end of the turn before, and carried: a slice that is taken in the same turn
+        may be taken again after the write, as far as XLA can tell, and whole rows would be copied at every turn.
+        """
+
+        def turn(index: Array, both: tuple[Carry, Carry]) -> tuple[Carry, Carry]:
+            carry = body(at(index), *both)
+            # Past the last block the slice is moved back to it, and nobody looks at it.
+            return read(at(index + 1), carry), carry
+
+        # Half a block of queries: the feed-forward's hidden units are the largest thing that a block holds.
+        size = self.blocks.query // (1 + (self.blocks.query % 2 == 0))
+        at = lambda index: Slice(index * size, size, size)
+        num_turns = self.positions.shape[1] // size
+        _, carry = jax.lax.fori_loop(0, num_turns, turn, (read(at(0), carry), carry))
+        return carry
+
+    def _each_group(self, body: Callable[[Index, Carry], Carry], carry: Carry) -> Any:
+        num_groups = self.params.key.shape[1] // self.group
+        return body(0, carry) if num_groups == 1 else jax.lax.fori_loop(0, num_groups, body, carry)
+
+    def _group(self, index: Index) -> tuple[Slice, Projections]:
+        """Returns the key-value heads of a group, and the parameters of its projections."""
+        heads = Slice(index * self.group, self.group)
+        params = Projections(
+            norm1_scale=self.params.norm1_scale,
+            norm1_bias=self.params.norm1_bias,
+            query=masks.take(self.params.query, self._query_heads(heads), axis=1),
+            key=masks.take(self.params.key, heads, axis=1),
+            value=masks.take(self.params.value, heads, axis=1),
+        )
+        return heads, params
+
+    def _query_heads(self, heads: Slice) -> Slice:
+        groups = self.params.query.shape[1] // self.params.key.shape[1]
+        return Slice(heads.start * groups, heads.size * groups)
+
+    def _add_group(self, d_params: Projections, d_group: Projections, heads: Slice) -> Projections:
+        """Adds the gradients of one group's projections at its heads."""
+        at = lambda whole, part, where: put(whole, masks.take(whole, where, axis=1) + part, where, axis=1)
+        bias, more_bias = d_params.norm1_bias, d_group.norm1_bias
+        return d_params._replace(
+            norm1_scale=d_params.norm1_scale + d_group.norm1_scale,
+            norm1_bias=None if bias is None or more_bias is None else bias + more_bias,
+            query=at(d_params.query, d_group.query, self._query_heads(heads)),
+            key=at(d_params.key, d_group.key, heads),
+            value=at(d_params.value, d_group.value, heads),
+        )
+
+
+def _transpose_out(params: Rest) -> Rest:
+    return params._replace(ffn_out=params.ffn_out.T)
+
+
+def empty_attended(x: Float[Array, "B T D"], params: BlockParams, num_saved: int) -> Attended:
+    """Returns room for what attention gives for rows like `x`.
+
+    Args:
+        x: residual stream.
+        params: stacked over layers.
+        num_saved: layers whose output is saved, in the compute type; 0 makes room for one that is not, in float32, so
+            that a narrow compute type rounds its sums over H no more than automatic differentiation does.
+    """
+    B, T, _ = x.shape
+    _, _, N, H = params.query.shape
+    K, slots = params.key.shape[2], num_saved or 1
+    value = jnp.zeros((slots, B, T, N, H), x.dtype if num_saved else jnp.float32)
+    return Attended(value, jnp.zeros((slots, B, K, N // K, T), jnp.float32))
+
+
+def _take_value(
+    attended: Attended, slot: Index, tokens: Slice, heads: Slice | None = None
+) -> Float[Array, "B C N H"]:
+    _, B, _, N, H = attended.value.shape
+    heads = heads or Slice(0, N)
+    start, size = (slot, 0, tokens.start, heads.start, 0), (1, B, tokens.size, heads.size, H)
+    return jax.lax.dynamic_slice(attended.value, start, size)[0]
+
+
+def _put_value(whole: Array, part: Array, slot: Index, tokens: Slice, heads: Slice) -> Array:
+    start = (slot, 0, tokens.start, heads.start, 0)
+    return jax.lax.dynamic_update_slice(whole, part[None].astype(whole.dtype), start)
+
+
+def _put_attended(
+    attended: Attended, value: Array, log_sum_exp: Array, slot: Index, tokens: Slice, heads: Slice
+) -> Attended:
+    groups = attended.log_sum_exp.shape[3]
+    of_queries = Slice(heads.start * groups, heads.size * groups)
+    start = (slot, 0, heads.start, 0, tokens.start)
+    return Attended(
+        _put_value(attended.value, value, slot, tokens, of_queries),
+        jax.lax.dynamic_update_slice(attended.log_sum_exp, log_sum_exp[None], start),
+    )
+
+
+def _add(whole: Array, part: Array, tokens: Slice) -> Array:
+    return put(whole, masks.take(whole, tokens, axis=1) + part, tokens, axis=1)

@@ -1,0 +1,323 @@
+"""A stack of Blockwise Parallel Transformer layers with one backward pass, which decides what is kept for it.
+
+In streams (tokens x width x 4 bytes) a stack of N layers that saves its layers' inputs takes N for them, one for the
+gradient that flows, one for attention's output, and four (keys, values, and their gradients) times the share of the
+heads that are processed at a time: N + 6, or N + 2.5 with one head of eight. The input of the first layer is that of
+the stack, and counts among the N only where nobody else holds it.
+
+References:
+    Liu & Abbeel 2023, arXiv:2305.19370, Section 3, Algorithm 1.
+    Chen et al. 2016, arXiv:1604.06174, Section 4 (segments of layers that are run again).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from bpt_rl.ops import _fused_layer, _saved_inputs, block_sizes, masks
+from bpt_rl.ops import transformer_block as block
+from bpt_rl.ops._blockwise import Blocks, put
+from bpt_rl.ops._fused_layer import Attended, Layer, Reader
+from bpt_rl.ops._saved_inputs import Store
+from bpt_rl.ops.attention import pad_queries
+from bpt_rl.ops.masks import Index, Mask, Slice
+from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, Projections, Rest
+
+Carry: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is static about how a stack is computed.
+
+    Attributes:
+        spec: of the layers.
+        blocks: how the work is cut.
+        num_layers: of the stack.
+        group: key-value heads at a time.
+        segment: layers whose inputs exist at a time.
+        keeps_output: whether attention's output is saved.
+    """
+
+    spec: BlockSpec
+    blocks: Blocks
+    num_layers: int
+    group: int
+    segment: int
+    keeps_output: bool
+
+
+class Given(NamedTuple):
+    """What all layers are given, and nothing flows back to."""
+
+    mask: Mask
+    positions: Int[Array, "B T"]
+    dropout_keys: Key[Array, " layers"] | None
+
+
+class Saved(NamedTuple):
+    """What the forward pass leaves for the backward pass beside its arguments.
+
+    Attributes:
+        inputs: of all layers but the first; with segments, of each segment's first layer but the first.
+        attended: of all layers, where that is saved.
+    """
+
+    inputs: Store
+    attended: Attended | None
+
+
+def fused_stack(
+    x: Float[Array, "B T D"],
+    params: BlockParams,
+    mask: Mask,
+    positions: Int[Array, "B T"],
+    *,
+    spec: BlockSpec,
+    dropout_keys: Key[Array, " layers"] | None,
+) -> Float[Array, "B T D"]:
+    """Returns the stack's output; arguments as for `transformer_stack`. Ragged rows are padded to whole blocks."""
+    T = x.shape[1]
+    plan = _plan(spec, x, params)
+    padding = -T % plan.blocks.query
+    if padding:
+        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
+        positions = jnp.pad(positions, ((0, 0), (0, padding)))
+        mask = pad_queries(mask, padding)
+        if mask.key_segments is not None:
+            mask = Mask(mask.window, mask.query_segments, mask.query_segments)
+    y: Array = _fused(plan, x, params, Given(mask, positions, dropout_keys))
+    return y[:, :T]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(plan: Plan, x: Float[Array, "B T D"], params: BlockParams, given: Given) -> Float[Array, "B T D"]:
+    return _forward(plan, x, params, given)[0]
+
+
+def _forward(plan: Plan, x: Array, params: BlockParams, given: Given) -> tuple[Array, tuple]:
+    keeps_output = plan.keeps_output
+    attended = _fused_layer.empty_attended(x, params, plan.num_layers if keeps_output else 0)
+    run = functools.partial(_run, plan, params, given, keeps_output=keeps_output)
+    if plan.segment == plan.num_layers:
+        inputs = _empty_store(plan, plan.num_layers - 1, x)
+        y, inputs, attended = run(x, inputs, attended, 0, plan.num_layers)
+    else:
+        num_segments = -(-plan.num_layers // plan.segment)
+
+        def of_segment(index: Array, carry: Carry) -> Carry:
+            x, inputs, attended = carry
+            inputs = _save(plan, inputs, index - 1, x)
+            first, count = _segment(plan, index)
+            x, _, attended = run(x, None, attended, first, count)
+            return x, inputs, attended
+
+        inputs = _empty_store(plan, num_segments - 1, x)
+        y, inputs, attended = jax.lax.fori_loop(0, num_segments, of_segment, (x, inputs, attended))
+    assert inputs is not None  # Room was given.
+    return y, (x, params, given, Saved(inputs, attended if keeps_output else None))
+
+
+def _backward(plan: Plan, residuals: tuple, d_y: Array) -> tuple:
+    x, params, given, saved = residuals
+    d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+    undo = functools.partial(_undo, plan, params, given, saved.attended)
+    if plan.segment == plan.num_layers:
+        reader = functools.partial(_reader, plan, x, saved.inputs)
+        d_x, d_params = undo(reader, d_y, d_params, 0, plan.num_layers)
+    else:
+        num_segments = -(-plan.num_layers // plan.segment)
+
+        def of_segment(index: Array, carry: tuple[Array, BlockParams]) -> tuple[Array, BlockParams]:
+            segment = num_segments - 1 - index
+            first, count = _segment(plan, segment)
+            read_first = _reader(plan, x, saved.inputs, segment)
+            start = _whole(plan, read_first, x)
+            inputs = _inputs_again(plan, params, given, saved.attended, start, first, count)
+
+            def reader(place: Index) -> Reader:
+                others = _reader(plan, x, inputs, place)
+                return lambda tokens: jnp.where(place == 0, read_first(tokens), others(tokens))
+
+            return undo(reader, *carry, first, count)
+
+        d_x, d_params = jax.lax.fori_loop(0, num_segments, of_segment, (d_y, d_params))
+    return d_x, d_params, None
+
+
+_fused.defvjp(_forward, _backward)
+
+
+def _run(
+    plan: Plan,
+    params: BlockParams,
+    given: Given,
+    x: Array,
+    inputs: Store | None,
+    attended: Attended,
+    first: Index,
+    count: Index,
+    *,
+    keeps_output: bool,
+    has_output: bool = False,
+) -> tuple[Array, Store | None, Attended]:
+    """Runs layers first .. first + count - 1, and saves their inputs (but the first's) where there is room for them.
+
+    Where `keeps_output`, `attended` has a slot for every layer; where `has_output`, it is filled already.
+    """
+
+    def of_layer(place: Array, carry: Carry) -> Carry:
+        x, inputs, attended = carry
+        layer = _layer(plan, params, given, first + place)
+        slot = first + place if keeps_output else 0
+        if not has_output:
+            read = lambda tokens: masks.take(x, tokens, axis=1)
+            attended = layer.attend(read, attended, slot, layer.keys_values(read))
+
+        def write(inputs: Store | None, tokens: Slice, part: Array) -> Store | None:
+            # The first layer's input has no slot of its own: it goes where the second's will be written over it.
+            at = jnp.maximum(place - 1, 0)
+            return None if inputs is None else _saved_inputs.write(inputs, at, tokens, part)
+
+        x, inputs = layer.finish(x, attended, slot, inputs, write)
+        return x, inputs, attended
+
+    return jax.lax.fori_loop(0, count, of_layer, (x, inputs, attended))
+
+
+def _undo(
+    plan: Plan,
+    params: BlockParams,
+    given: Given,
+    saved: Attended | None,
+    reader: Any,
+    d_y: Array,
+    d_params: BlockParams,
+    first: Index,
+    count: Index,
+) -> tuple[Array, BlockParams]:
+    """Takes the gradient through layers first + count - 1 .. first; `reader(place)` reads the input of each."""
+    room = saved or _fused_layer.empty_attended(d_y, params, 0)
+
+    def of_layer(index: Array, carry: Carry) -> Carry:
+        d_x, d_params, attended = carry
+        place = count - 1 - index
+        layer, read = _layer(plan, params, given, first + place), reader(place)
+        slot = 0 if saved is None else first + place
+        shared = layer.keys_values(read)
+        if saved is None:
+            attended = layer.attend(read, attended, slot, shared)
+        d_x, attended, delta, d_part = layer.finish_backward(read, attended, slot, d_x)
+        d_params = _put_layer(d_params, d_part, first + place)
+        d_x, d_part = layer.attend_backward(read, attended, slot, shared, delta, d_x)
+        return d_x, _put_layer(d_params, d_part, first + place), attended
+
+    d_x, d_params, _ = jax.lax.fori_loop(0, count, of_layer, (d_y, d_params, room))
+    return d_x, d_params
+
+
+def _inputs_again(
+    plan: Plan,
+    params: BlockParams,
+    given: Given,
+    saved: Attended | None,
+    x: Array,
+    first: Index,
+    count: Index,
+) -> Store:
+    """Runs a segment again for the inputs of its layers but the first."""
+    room = saved or _fused_layer.empty_attended(x, params, 0)
+    inputs = _empty_store(plan, plan.segment - 1, x)
+    kept = saved is not None
+    x, inputs, _ = _run(
+        plan, params, given, x, inputs, room, first, count - 1, keeps_output=kept, has_output=kept
+    )
+    assert inputs is not None
+    return _save(plan, inputs, count - 2, x)
+
+
+def _layer(plan: Plan, params: BlockParams, given: Given, index: Index) -> Layer:
+    take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+    keys = None if given.dropout_keys is None else take(given.dropout_keys)
+    return Layer(
+        spec=plan.spec,
+        blocks=plan.blocks,
+        group=plan.group,
+        params=jax.tree.map(take, params),
+        mask=given.mask,
+        positions=given.positions,
+        keys=block.layer_keys(keys),
+    )
+
+
+def _put_layer(whole: BlockParams, part: Projections | Rest, index: Index) -> BlockParams:
+    """Writes some gradients of one layer."""
+    write = lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, index, 0)
+    new = {
+        name: write(getattr(whole, name), leaf) for name, leaf in part._asdict().items() if leaf is not None
+    }
+    return whole._replace(**new)
+
+
+def _reader(plan: Plan, x: Array, inputs: Store, place: Index) -> Reader:
+    """Returns what reads the input of the layer in `place`: the first is `x` itself."""
+
+    def read(tokens: Slice) -> Array:
+        kept = _saved_inputs.read(inputs, jnp.maximum(place - 1, 0), tokens, x.dtype)
+        return jnp.where(place == 0, masks.take(x, tokens, axis=1), kept)
+
+    return read
+
+
+def _save(plan: Plan, inputs: Store, slot: Index, x: Array) -> Store:
+    """Writes `x` into `slot`; what has no slot of its own (-1) goes to slot 0, which is written over later."""
+
+    def of_block(index: Array, inputs: Store) -> Store:
+        tokens = _tokens(plan, index)
+        return _saved_inputs.write(inputs, jnp.maximum(slot, 0), tokens, masks.take(x, tokens, axis=1))
+
+    return jax.lax.fori_loop(0, x.shape[1] // plan.blocks.query, of_block, inputs)
+
+
+def _whole(plan: Plan, read: Reader, like: Array) -> Array:
+    def of_block(index: Array, x: Array) -> Array:
+        tokens = _tokens(plan, index)
+        return put(x, read(tokens), tokens, axis=1)
+
+    zeros = jnp.zeros(like.shape, like.dtype)
+    return jax.lax.fori_loop(0, like.shape[1] // plan.blocks.query, of_block, zeros)
+
+
+def _tokens(plan: Plan, index: Index) -> Slice:
+    return Slice(index * plan.blocks.query, plan.blocks.query, plan.blocks.query)
+
+
+def _segment(plan: Plan, index: Index) -> tuple[Array, Array]:
+    first = jnp.asarray(index * plan.segment, jnp.int32)
+    return first, jnp.minimum(plan.segment, plan.num_layers - first)
+
+
+def _empty_store(plan: Plan, num_slots: int, x: Array) -> Store:
+    return _saved_inputs.empty(max(num_slots, 1), x, plan.spec.schedule.saved_type)
+
+
+def _plan(spec: BlockSpec, x: Array, params: BlockParams) -> Plan:
+    B, T, _ = x.shape
+    num_layers, _, N, _ = params.query.shape
+    K = params.key.shape[2]
+    group = spec.schedule.heads_at_once or K
+    if K % group:
+        raise ValueError(f"schedule.heads_at_once must divide the {K} key-value heads, got {group}")
+    sizes = block_sizes.choose_sizes(
+        spec.schedule, rows=B, kv_heads=group, groups=N // K, queries=T, keys=T, is_diagonal=True
+    )
+    blocks = Blocks(*sizes, spec.attention_dropout)
+    segment = min(spec.schedule.segment_layers or num_layers, num_layers)
+    keeps_output = block_sizes.saves_output(
+        spec.schedule, stream_bytes=x.size * x.dtype.itemsize, num_layers=num_layers
+    )
+    return Plan(spec, blocks, num_layers, group, segment, keeps_output)

@@ -1,0 +1,169 @@
+"""Attention over a cache equals attention over what was put in, whatever the blocks, the ring and the type."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bpt_rl.ops import cached_attention
+
+B, K, G, H = 3, 2, 3, 6
+TOKENS = 60
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of eight slots, so that a few tokens fill several."""
+    monkeypatch.setattr(cached_attention, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(cached_attention, "LARGEST_BLOCK", 8)
+
+
+def _plain(query, keys, values, window):
+    """Attention of one query of one row over everything before it, by a plain loop over heads."""
+    keys, values = (np.stack(x)[-window if window else 0 :] for x in (keys, values))  # S K H
+    out = np.zeros((K, G, H))
+    for k in range(K):
+        for g in range(G):
+            scores = keys[:, k] @ query[k, g] / np.sqrt(H)
+            weights = np.exp(scores - scores.max())
+            out[k, g] = weights @ values[:, k] / weights.sum()
+    return out
+
+
+def _calls(T, seed=0):
+    """Yields queries, keys, values and validity of calls in which rows read up to T tokens, some of them none."""
+    rng = np.random.default_rng(seed)
+    for _ in range(TOKENS // T):
+        counts = rng.integers(0, T + 1, B)
+        first = rng.integers(0, T + 1 - counts)
+        column = np.arange(T)[None]
+        is_valid = (column >= first[:, None]) & (column < (first + counts)[:, None])
+        draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+        key, value = draw(B, T, K, H), draw(B, T, K, H)
+        key[~is_valid] = value[~is_valid] = np.nan  # Nothing may touch what is not there.
+        yield draw(B, K, G, T, H), key, value, is_valid
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _step(cache, query, key, value, is_valid, *, window):
+    offset = cache.length - is_valid.argmax(axis=1).astype(jnp.int32)
+    cache = cached_attention.append(cache, key, value, is_valid)
+    return cached_attention.attend(query, cache, offset, window=window), cache
+
+
+def _largest_difference(cache, T, window):
+    """Plays all calls; returns the largest difference from plain attention, and the cache after them."""
+    keys, values = [[] for _ in range(B)], [[] for _ in range(B)]
+    largest, num_checked = 0.0, 0
+    for query, key, value, is_valid in _calls(T):
+        attended, cache = _step(cache, *map(jnp.asarray, (query, key, value, is_valid)), window=window)
+        for row, column in np.argwhere(is_valid):
+            keys[row].append(key[row, column])
+            values[row].append(value[row, column])
+            expected = _plain(query[row, :, :, column], keys[row], values[row], window)
+            largest = max(largest, float(np.abs(attended[row, :, :, column] - expected).max()))
+            num_checked += 1
+    assert num_checked > TOKENS
+    assert cache.length.tolist() == [len(row) for row in keys]
+    return largest, cache
+
+
+@pytest.mark.parametrize(("T", "window"), [(1, 0), (4, 0), (1, 3), (4, 9)])
+def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window):
+    """With a window the rings come round."""
+    cache = cached_attention.empty(B, K, H, capacity=TOKENS, window=window, dtype="float32")
+    assert cache.key.shape[0] == (2 if window else 8)
+    largest, cache = _largest_difference(cache, T, window)
+    assert largest < 2e-6
+    if window:
+        assert int(cache.length.min()) > cache.num_slots
+
+
+def test_rows_that_are_filled_at_once_equal_rows_that_were_appended_to():
+    rng = np.random.default_rng(0)
+    T, lengths = 21, np.array([21, 5, 13])
+    key, value = rng.normal(size=(2, B, T, K, H)).astype(np.float32)
+    column = np.arange(T)[None]
+    is_valid = (column >= 2) & (column < (2 + lengths)[:, None])
+    lengths = is_valid.sum(axis=1)
+    for window, dtype in ((0, "float32"), (6, "float32"), (6, "int8")):
+        whole = cached_attention.empty(B + 1, K, H, capacity=40, window=window, dtype=dtype)
+        appended = whole
+        append = jax.jit(cached_attention.append)
+        for t in range(T):
+            x = [np.concatenate([part[:, t : t + 1]] + [part[:1, t : t + 1]]) for part in (key, value)]
+            valid = np.concatenate([is_valid[:, t : t + 1], [[False]]])
+            appended = append(appended, *map(jnp.asarray, (*x, valid)))
+        new = cached_attention.new_rows(whole, window=window)
+        part = cached_attention.fill(new, *map(jnp.asarray, (key, value, is_valid)))
+        filled = cached_attention.put_rows(whole, part, jnp.arange(B))
+        assert filled.length.tolist() == [*lengths.tolist(), 0]
+        query = jnp.asarray(rng.normal(size=(B + 1, K, G, 1, H)), jnp.float32)
+        attend = lambda cache: cached_attention.attend(query, cache, cache.length - 1, window=window)  # noqa: B023
+        np.testing.assert_allclose(attend(filled)[:B], attend(appended)[:B], rtol=1e-6, atol=1e-6)
+        assert not np.asarray(filled.key[:, B]).any()
+
+
+def test_one_row_can_be_put_in_many_places():
+    cache = cached_attention.empty(B, K, H, capacity=9, window=0, dtype="float32")
+    key = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, K, H)), jnp.float32)
+    new = cached_attention.new_rows(cache, window=0)
+    part = cached_attention.fill(new, key, 2 * key, jnp.ones((1, 5), bool))
+    filled = cached_attention.put_rows(cache, part, jnp.arange(B))
+    assert filled.length.tolist() == [5] * B
+    for row in range(B):
+        np.testing.assert_array_equal(filled.key[0, row, :, :, :5], np.moveaxis(key[0], 0, 2))
+        np.testing.assert_array_equal(filled.value[0, row, :, :5], 2 * np.moveaxis(key[0], 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_bytes", "tolerance"), [("bfloat16", 4 * H, 2e-2), ("int8", 2 * H + 8, 3e-2)]
+)
+def test_narrow_types_take_fewer_bytes_and_move_the_result_a_little(dtype, num_bytes, tolerance):
+    cache = cached_attention.empty(B, K, H, capacity=TOKENS, window=0, dtype=dtype)
+    assert cache.num_bytes == num_bytes * B * K * cache.num_slots
+    largest, _ = _largest_difference(cache, 1, 0)
+    assert 1e-4 < largest < tolerance
+
+
+def test_blocks_that_hold_nothing_are_not_read():
+    cache = cached_attention.empty(1, K, H, capacity=63, window=0, dtype="float32")
+    assert cache.key.shape[0] == 8
+    rng = np.random.default_rng(0)
+    poisoned = cache._replace(key=cache.key.at[2:].set(jnp.nan), value=cache.value.at[2:].set(jnp.nan))
+    query, key = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((1, K, G, 1, H), (1, 1, K, H))
+    )
+    for length, is_read in ((14, False), (16, True)):
+        state = poisoned._replace(length=jnp.asarray([length], jnp.int32))
+        attended, _ = _step(state, query, key, key, jnp.ones((1, 1), bool), window=0)
+        assert bool(jnp.isnan(attended).any()) == is_read
+
+
+def test_a_ring_refuses_more_tokens_than_it_has_room_for():
+    cache = cached_attention.empty(1, K, H, capacity=100, window=5, dtype="float32")
+    query = jnp.zeros((1, K, G, 13, H))
+    with pytest.raises(
+        ValueError, match="a ring of 16 slots for a window of 5 takes at most 12 tokens a call, got 13"
+    ):
+        cached_attention.attend(query, cache, cache.length, window=5)
+
+
+@pytest.mark.parametrize("dtype", list(cached_attention.KEPT_AS))
+def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_capacity(dtype):
+    def memory(capacity):
+        cache = jax.eval_shape(
+            lambda: cached_attention.empty(1, K, H, capacity=capacity, window=0, dtype=dtype)
+        )
+        query = jax.ShapeDtypeStruct((1, K, G, 1, H), jnp.float32)
+        token = jax.ShapeDtypeStruct((1, 1, K, H), jnp.float32)
+        step = jax.jit(lambda *arguments: _step(*arguments, window=0), donate_argnums=0)
+        compiled = step.lower(cache, query, token, token, jax.ShapeDtypeStruct((1, 1), bool)).compile()
+        return compiled.memory_analysis(), cache.num_bytes
+
+    small, _ = memory(40)
+    large, num_bytes = memory(4000)
+    assert large.temp_size_in_bytes <= small.temp_size_in_bytes + 64
+    assert large.alias_size_in_bytes >= num_bytes

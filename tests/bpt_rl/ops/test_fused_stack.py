@@ -1,0 +1,129 @@
+"""A stack under every saving policy: the same function as vanilla's, in the memory that the policy promises."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bpt_rl.ops.config import Schedule
+from bpt_rl.ops.masks import Mask
+from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
+from tests.bpt_rl.ops import layers
+
+SMALL_BLOCKS = Schedule(query_block=16, key_block=8, save="input")
+POLICIES = {
+    "input": SMALL_BLOCKS,
+    "output": replace(SMALL_BLOCKS, save="output"),
+    "heads one by one": replace(SMALL_BLOCKS, heads_at_once=1),
+    "heads one by one, output": replace(SMALL_BLOCKS, heads_at_once=1, save="output"),
+    "segments": replace(SMALL_BLOCKS, segment_layers=2),
+    "segments, output, heads": replace(SMALL_BLOCKS, segment_layers=3, save="output", heads_at_once=1),
+    "segments of one": replace(SMALL_BLOCKS, segment_layers=1),
+}
+REDUCED = {
+    "bfloat16": replace(SMALL_BLOCKS, saved_type="bfloat16"),
+    "int8": replace(SMALL_BLOCKS, saved_type="int8"),
+    "int8, segments": replace(SMALL_BLOCKS, saved_type="int8", segment_layers=2),
+}
+B, T, D, N, K, F, NUM_LAYERS = 2, 75, 20, 4, 2, 28, 5
+
+
+def _stacked(num_layers: int, *sizes: int, norm: str = "rms") -> BlockParams:
+    each = [layers.params(*sizes, norm=norm, seed=seed) for seed in range(num_layers)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
+@functools.cache
+def _run(schedule: Schedule, dropout: float = 0.0):
+    """Returns the output of a stack, and the gradients of a random sum of it."""
+    spec = BlockSpec(schedule=schedule, attention_dropout=dropout, residual_dropout=dropout, norm="layer")
+    params = _stacked(NUM_LAYERS, D, N, K, F, norm="layer")
+    x, weights = jax.random.normal(jax.random.key(1), (2, B, T, D))
+    positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
+    keys = jax.random.split(jax.random.key(2), NUM_LAYERS) if dropout else None
+    mask = layers.mask(B, T, window=40, with_segments=True)
+
+    def weighted_sum(x, params):
+        y = transformer_stack(x, params, mask, positions, spec=spec, dropout_keys=keys)
+        return (y * weights).sum(), y
+
+    run = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)
+    (_, y), gradients = jax.jit(run, compiler_options=layers.COMPILE_FAST)(x, params)
+    return y, gradients
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_saving_policy_equals_vanilla_in_value_and_gradient(policy):
+    assert layers.differences(_run(POLICIES[policy]), _run(Schedule("vanilla"))).max() < 1e-5
+
+
+@pytest.mark.parametrize("policy", ["input", "segments, output, heads"])
+def test_layers_that_are_run_again_drop_the_same(policy):
+    assert layers.differences(_run(POLICIES[policy], 0.2), _run(Schedule("vanilla"), 0.2)).max() < 1e-5
+
+
+@pytest.mark.parametrize(("policy", "error"), [("bfloat16", 0.02), ("int8", 0.05), ("int8, segments", 0.05)])
+def test_rounded_inputs_leave_the_output_exact_and_cost_the_gradient_little(policy, error):
+    (y, gradients), (exact_y, exact) = _run(REDUCED[policy]), _run(Schedule("vanilla"))
+    assert layers.differences(y, exact_y).max() < 1e-5
+    assert 1e-4 < layers.differences(gradients, exact).max() < error
+
+
+def test_a_group_of_heads_that_does_not_divide_is_refused():
+    spec = BlockSpec(schedule=Schedule(save="input", heads_at_once=3))
+    x, positions = jnp.zeros((1, 8, D)), jnp.arange(8)[None]
+    with pytest.raises(ValueError, match="heads_at_once must divide the 2 key-value heads, got 3"):
+        transformer_stack(x, _stacked(1, D, N, K, F), Mask(), positions, spec=spec)
+
+
+MEBIBYTE, FLOAT32 = 1 << 20, 4
+LARGE = dict(num_layers=4, num_tokens=8192, width=256, num_heads=8)
+
+
+@functools.cache
+def _scratch(schedule: Schedule, num_tokens: int = LARGE["num_tokens"]) -> float:
+    """Returns the peak temporary memory of one training step of a stack, in MiB."""
+    D, N, num_layers = LARGE["width"], LARGE["num_heads"], LARGE["num_layers"]
+    spec, positions = BlockSpec(schedule=schedule), jnp.arange(num_tokens)[None]
+    one = jax.eval_shape(lambda: layers.params(D, N, N, 4 * D))
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_layers, *leaf.shape), leaf.dtype), one)
+
+    def loss(params, x, target):
+        return jnp.square(transformer_stack(x, params, Mask(), positions, spec=spec) - target).mean()
+
+    row = jax.ShapeDtypeStruct((1, num_tokens, D), jnp.float32)
+    step = jax.jit(jax.value_and_grad(loss)).lower(params, row, row)
+    return step.compile(layers.COMPILE_FAST).memory_analysis().temp_size_in_bytes / MEBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mebibytes"),
+    [
+        (Schedule(save="input"), 86),
+        (Schedule(save="output"), 120),
+        (Schedule(save="input", heads_at_once=1), 62),
+        (Schedule(save="input", saved_type="bfloat16"), 74),
+        (Schedule(save="input", saved_type="int8"), 68),
+        (Schedule(save="input", saved_type="int8", heads_at_once=1), 42),
+        (Schedule("memory_efficient"), 1550),
+    ],
+    ids=str,
+)
+def test_a_training_step_of_8192_tokens_takes_no_more_than(schedule, mebibytes):
+    assert _scratch(schedule) <= mebibytes
+
+
+def test_vanilla_takes_two_hundred_times_as_much():
+    assert _scratch(Schedule("vanilla")) >= 200 * _scratch(Schedule(save="input"))
+
+
+def test_memory_grows_by_a_few_streams_per_token():
+    """N inputs, one gradient, attention's output, and keys, values and their gradients of the heads at a time."""
+    tokens = LARGE["num_tokens"]
+    stream = tokens * LARGE["width"] * FLOAT32 / MEBIBYTE
+    for heads, streams in ((0, LARGE["num_layers"] + 6), (1, LARGE["num_layers"] + 2.5)):
+        schedule = Schedule(save="input", heads_at_once=heads)
+        growth = _scratch(schedule, 2 * tokens) - _scratch(schedule, tokens)
+        assert growth <= streams * stream
