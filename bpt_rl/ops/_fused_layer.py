@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bpt_rl.ops import _blockwise, masks
+from bpt_rl.ops import _blockwise, _cudnn, masks
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._blockwise import Blocks, put
+from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops.attention import join_heads, split_heads
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -53,6 +54,7 @@ class Layer:
         mask: of the whole rows.
         positions: of the tokens.
         keys: of dropout.
+        whole_rows: what cuDNN must know of the rows, where it may be used.
     """
 
     spec: BlockSpec
@@ -62,6 +64,7 @@ class Layer:
     mask: Mask
     positions: Int[Array, "B T"]
     keys: LayerKeys
+    whole_rows: WholeRows | None = None
 
     def keys_values(self, read: Reader) -> KeysValues | None:
         """Returns keys and values of all heads, for `attend` and `attend_backward` to share; None with groups of heads.
@@ -93,7 +96,20 @@ class Layer:
                 )
                 return _put_attended(attended, join_heads(out), log_sum_exp, slot, tokens, heads)
 
-            return self._each_block(of_block, attended)
+            def by_cudnn(attended: Attended) -> Attended:
+                query = self._whole_query(read, params)
+                return attended._replace(
+                    value=_put_value(
+                        attended.value,
+                        self._by_cudnn(query, key, value),
+                        slot,
+                        Slice(0, query.shape[1]),
+                        self._query_heads(heads),
+                    )
+                )
+
+            by_block = lambda attended: self._each_block(of_block, attended)
+            return self._where_possible(by_cudnn, by_block, attended)
 
         return self._each_group(of_group, attended)
 
@@ -215,7 +231,18 @@ class Layer:
 
             zeros = lambda like: jnp.zeros(like.shape, jnp.float32)
             carry = (d_x, zeros(key), zeros(value), jax.tree.map(zeros, params))
-            d_x, d_key, d_value, d_group = self._each_block(of_block, carry)
+
+            def by_cudnn(carry: Carry) -> Carry:
+                d_x, d_key, d_value, d_group = carry
+                whole = Slice(0, self.positions.shape[1])
+                _, vjp = jax.vjp(self._by_cudnn, self._whole_query(read, params), key, value)
+                d_out = _take_value(d_attended, slot, whole, self._query_heads(heads))
+                d_query, d_key, d_value = vjp(d_out.astype(key.dtype))
+                d_x, d_group = self._query_backward(read, params, d_query, d_x, d_group)
+                return d_x, d_key.astype(jnp.float32), d_value.astype(jnp.float32), d_group
+
+            by_block = lambda carry: self._each_block(of_block, carry)
+            d_x, d_key, d_value, d_group = self._where_possible(by_cudnn, by_block, carry)
             d_x, d_group = self._keys_values_backward(read, params, d_key, d_value, d_x, d_group)
             return d_x, self._add_group(d_params, d_group, heads)
 
@@ -254,6 +281,46 @@ class Layer:
             parts, vjp = jax.vjp(project, read(tokens), params)
             d_parts = (masks.take(d, tokens, axis=2).astype(parts[0].dtype) for d in (d_key, d_value))
             d_part, d_part_params = vjp(tuple(d_parts))
+            return _add(d_x, d_part, tokens), jax.tree.map(jnp.add, d_params, d_part_params)
+
+        return self._each_block(of_block, (d_x, d_params))
+
+    def _where_possible(
+        self, by_cudnn: Callable[[Carry], Carry], by_block: Callable[[Carry], Carry], carry: Carry
+    ) -> Any:
+        if self.whole_rows is None:
+            return by_block(carry)
+        return jax.lax.cond(self.whole_rows.is_possible, by_cudnn, by_block, carry)
+
+    def _by_cudnn(
+        self, query: Float[Array, "B T N H"], key: Float[Array, "B K T H"], value: Float[Array, "B K T H"]
+    ) -> Float[Array, "B T N H"]:
+        assert self.whole_rows is not None
+        key, value = (jnp.moveaxis(x, 1, 2) for x in (key, value))
+        return _cudnn.attend(query, key, value, self.whole_rows.lengths, window=self.mask.window)
+
+    def _whole_query(self, read: Reader, params: Projections) -> Float[Array, "B T N H"]:
+        B, T = self.positions.shape
+
+        def of_block(index: Array, query: Array) -> Array:
+            tokens = self._tokens(index)
+            positions = masks.take(self.positions, tokens, axis=1)
+            part = block.project_query(read(tokens), params, positions, spec=self.spec)
+            return put(query, part, tokens, axis=1)
+
+        empty = jnp.zeros((B, T, *params.query.shape[1:]), jnp.dtype(self.spec.dtype))
+        return self._each_block(of_block, empty)
+
+    def _query_backward(
+        self, read: Reader, params: Projections, d_query: Array, d_x: Array, d_params: Projections
+    ) -> tuple[Array, Projections]:
+        def of_block(index: Array, carry: tuple[Array, Projections]) -> tuple[Array, Projections]:
+            d_x, d_params = carry
+            tokens = self._tokens(index)
+            positions = masks.take(self.positions, tokens, axis=1)
+            project = lambda x, params: block.project_query(x, params, positions, spec=self.spec)
+            _, vjp = jax.vjp(project, read(tokens), params)
+            d_part, d_part_params = vjp(masks.take(d_query, tokens, axis=1))
             return _add(d_x, d_part, tokens), jax.tree.map(jnp.add, d_params, d_part_params)
 
         return self._each_block(of_block, (d_x, d_params))

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from bpt_rl.ops import _fused_layer, _saved_inputs, block_sizes, masks
+from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, block_sizes, masks
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._blockwise import Blocks, put
+from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops._fused_layer import Attended, Layer, Reader
 from bpt_rl.ops._saved_inputs import Store
 from bpt_rl.ops.attention import pad_queries
@@ -57,6 +58,7 @@ class Given(NamedTuple):
     mask: Mask
     positions: Int[Array, "B T"]
     dropout_keys: Key[Array, " layers"] | None
+    whole_rows: WholeRows | None
 
 
 class Saved(NamedTuple):
@@ -90,7 +92,8 @@ def fused_stack(
         mask = pad_queries(mask, padding)
         if mask.key_segments is not None:
             mask = Mask(mask.window, mask.query_segments, mask.query_segments)
-    y: Array = _fused(plan, x, params, Given(mask, positions, dropout_keys))
+    given = Given(mask, positions, dropout_keys, _whole_rows(spec, x, params, mask, dropout_keys))
+    y: Array = _fused(plan, x, params, given)
     return y[:, :T]
 
 
@@ -251,6 +254,7 @@ def _layer(plan: Plan, params: BlockParams, given: Given, index: Index) -> Layer
         mask=given.mask,
         positions=given.positions,
         keys=block.layer_keys(keys),
+        whole_rows=given.whole_rows,
     )
 
 
@@ -303,6 +307,20 @@ def _segment(plan: Plan, index: Index) -> tuple[Array, Array]:
 
 def _empty_store(plan: Plan, num_slots: int, x: Array) -> Store:
     return _saved_inputs.empty(max(num_slots, 1), x, plan.spec.schedule.saved_type)
+
+
+def _whole_rows(
+    spec: BlockSpec, x: Array, params: BlockParams, mask: Mask, dropout_keys: Array | None
+) -> WholeRows | None:
+    """Returns what cuDNN must know, where it is asked for and can compute such layers."""
+    if spec.schedule.name != "cudnn":
+        return None
+    drops = dropout_keys is not None and spec.attention_dropout > 0
+    reason = _cudnn.refusal(spec, params.query.shape[3], drops_attention=drops)
+    if reason:
+        _cudnn.say(reason)
+        return None
+    return _cudnn.whole_rows(mask, *x.shape[:2])
 
 
 def _plan(spec: BlockSpec, x: Array, params: BlockParams) -> Plan:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SCHEDULES = ("vanilla", "memory_efficient", "blockwise")
+SCHEDULES = ("vanilla", "memory_efficient", "blockwise", "cudnn")
 SAVED = ("auto", "output", "input")
 SAVED_TYPES = ("compute", "bfloat16", "int8")
 
@@ -13,7 +13,8 @@ class Schedule:
 
     Attributes:
         name: `vanilla` (the oracle: all scores at once), `memory_efficient` (Rabe & Staats, arXiv:2112.05682:
-            chunked attention, whole feed-forward) or `blockwise` (BPT, arXiv:2305.19370).
+            chunked attention, whole feed-forward), `blockwise` (BPT, arXiv:2305.19370), or `cudnn` (the same with
+            attention by cuDNN's kernels: NVIDIA GPUs, bfloat16, no attention dropout; blockwise where it cannot).
         query_block: queries per block, in tokens; 0 chooses for the device.
         key_block: keys per block, in tokens; 0 chooses for the device.
         save: what the blockwise backward pass keeps of a layer: its `input` only, or also the attention `output` and

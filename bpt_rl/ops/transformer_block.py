@@ -149,7 +149,7 @@ def transformer_stack(
     """
     if mask.query_offset is not None or mask.key_lengths is not None:
         raise ValueError("a layer maps whole rows: expected a mask without query_offset and key_lengths")
-    if spec.schedule.name == "blockwise":
+    if spec.schedule.name in ("blockwise", "cudnn"):
         from bpt_rl.ops import _fused_stack
 
         return _fused_stack.fused_stack(x, params, mask, positions, spec=spec, dropout_keys=dropout_keys)

@@ -97,7 +97,7 @@ def test_the_output_is_kept_where_it_is_small_or_asked_for():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "ring"}, "unknown schedule 'ring'; known: vanilla, memory_efficient, blockwise"),
+        ({"name": "ring"}, "unknown schedule 'ring'; known: vanilla, memory_efficient, blockwise, cudnn"),
         ({"save": "all"}, "unknown save 'all'; known: auto, output, input"),
         ({"saved_type": "int4"}, "unknown saved_type 'int4'; known: compute, bfloat16, int8"),
         ({"query_block": -1}, "query_block=-1"),
