@@ -23,7 +23,7 @@ from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._blockwise import Blocks, put
 from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops._fused_layer import Attended, Layer, Reader
-from bpt_rl.ops._saved_inputs import Store
+from bpt_rl.ops._saved_inputs import Kind, Store
 from bpt_rl.ops.attention import pad_queries
 from bpt_rl.ops.masks import Index, Mask, Slice
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, Projections, Rest
@@ -42,6 +42,7 @@ class Plan:
         group: key-value heads at a time.
         segment: layers whose inputs exist at a time.
         keeps_output: whether attention's output is saved.
+        kind: how inputs are saved.
     """
 
     spec: BlockSpec
@@ -50,6 +51,7 @@ class Plan:
     group: int
     segment: int
     keeps_output: bool
+    kind: Kind
 
 
 class Given(NamedTuple):
@@ -184,7 +186,7 @@ def _run(
         def write(inputs: Store | None, tokens: Slice, part: Array) -> Store | None:
             # The first layer's input has no slot of its own: it goes where the second's will be written over it.
             at = jnp.maximum(place - 1, 0)
-            return None if inputs is None else _saved_inputs.write(inputs, at, tokens, part)
+            return None if inputs is None else _saved_inputs.write(inputs, at, tokens, part, plan.kind)
 
         x, inputs = layer.finish(x, attended, slot, inputs, write)
         return x, inputs, attended
@@ -271,7 +273,7 @@ def _reader(plan: Plan, x: Array, inputs: Store, place: Index) -> Reader:
     """Returns what reads the input of the layer in `place`: the first is `x` itself."""
 
     def read(tokens: Slice) -> Array:
-        kept = _saved_inputs.read(inputs, jnp.maximum(place - 1, 0), tokens, x.dtype)
+        kept = _saved_inputs.read(inputs, jnp.maximum(place - 1, 0), tokens, plan.kind, x.dtype)
         return jnp.where(place == 0, masks.take(x, tokens, axis=1), kept)
 
     return read
@@ -282,7 +284,9 @@ def _save(plan: Plan, inputs: Store, slot: Index, x: Array) -> Store:
 
     def of_block(index: Array, inputs: Store) -> Store:
         tokens = _tokens(plan, index)
-        return _saved_inputs.write(inputs, jnp.maximum(slot, 0), tokens, masks.take(x, tokens, axis=1))
+        return _saved_inputs.write(
+            inputs, jnp.maximum(slot, 0), tokens, masks.take(x, tokens, axis=1), plan.kind
+        )
 
     return jax.lax.fori_loop(0, x.shape[1] // plan.blocks.query, of_block, inputs)
 
@@ -306,7 +310,7 @@ def _segment(plan: Plan, index: Index) -> tuple[Array, Array]:
 
 
 def _empty_store(plan: Plan, num_slots: int, x: Array) -> Store:
-    return _saved_inputs.empty(max(num_slots, 1), x, plan.spec.schedule.saved_type)
+    return _saved_inputs.empty(max(num_slots, 1), x, plan.kind)
 
 
 def _whole_rows(
@@ -335,7 +339,8 @@ def _plan(spec: BlockSpec, x: Array, params: BlockParams) -> Plan:
     )
     blocks = Blocks(*sizes, spec.attention_dropout)
     segment = min(spec.schedule.segment_layers or num_layers, num_layers)
+    kind = Kind(spec.schedule.saved_type, spec.schedule.offload)
     keeps_output = block_sizes.saves_output(
         spec.schedule, stream_bytes=x.size * x.dtype.itemsize, num_layers=num_layers
     )
-    return Plan(spec, blocks, num_layers, group, segment, keeps_output)
+    return Plan(spec, blocks, num_layers, group, segment, keeps_output, kind)

@@ -22,6 +22,13 @@ from bpt_rl.ops.masks import Index, Slice
 GROUP = 64
 
 
+class Kind(NamedTuple):
+    """How inputs are stored: see `Schedule.saved_type` and `Schedule.offload`."""
+
+    saved_type: str
+    offload: bool
+
+
 class Store(NamedTuple):
     """Inputs of several layers.
 
@@ -34,33 +41,44 @@ class Store(NamedTuple):
     scales: Float[Array, "L B T groups"] | None
 
 
-def empty(num_layers: int, x: Float[Array, "B T D"], saved_type: str) -> Store:
+def empty(num_layers: int, x: Float[Array, "B T D"], kind: Kind) -> Store:
     """Returns room for the inputs of `num_layers` layers like `x`."""
     shape = (num_layers, *x.shape)
-    if saved_type == "int8":
+    if kind.saved_type == "int8":
         groups = x.shape[-1] // _group(x.shape[-1])
-        return Store(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:-1], groups), jnp.float32))
-    # As bits: XLA would widen a bfloat16 stack as a whole, to convert it once.
-    return Store(jnp.zeros(shape, jnp.uint16 if saved_type == "bfloat16" else x.dtype), None)
+        store = Store(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:-1], groups), jnp.float32))
+    else:
+        # As bits: XLA would widen a bfloat16 stack as a whole, to convert it once.
+        store = Store(jnp.zeros(shape, jnp.uint16 if kind.saved_type == "bfloat16" else x.dtype), None)
+    return _to_store(store, kind)
 
 
-def write(store: Store, slot: Index, tokens: Slice, part: Float[Array, "B C D"]) -> Store:
+def write(store: Store, slot: Index, tokens: Slice, part: Float[Array, "B C D"], kind: Kind) -> Store:
     """Writes some tokens of the input of the layer in `slot`."""
-    if store.scales is None:
-        if store.values.dtype == jnp.uint16:
-            part = jax.lax.bitcast_convert_type(part.astype(jnp.bfloat16), jnp.uint16)
-        return Store(_put(store.values, part, slot, tokens), None)
-    values, scales = _to_int8(part, slot, tokens)
-    return Store(_put(store.values, values, slot, tokens), _put(store.scales, scales, slot, tokens))
+    if kind.saved_type == "int8":
+        new = Store(*_to_int8(part, slot, tokens))
+    elif kind.saved_type == "bfloat16":
+        new = Store(jax.lax.bitcast_convert_type(part.astype(jnp.bfloat16), jnp.uint16), None)
+    else:
+        new = Store(part, None)
+    put = lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (slot, 0, tokens.start, 0))
+    new = _to_store(jax.tree.map(lambda leaf: leaf[None], new), kind)
+    return jax.tree.map(put, store, new)
 
 
-def read(store: Store, slot: Index, tokens: Slice, dtype: jnp.dtype) -> Float[Array, "B C D"]:
+def read(store: Store, slot: Index, tokens: Slice, kind: Kind, dtype: jnp.dtype) -> Float[Array, "B C D"]:
     """Returns some tokens of the input of the layer in `slot`."""
-    values = _get(store.values, slot, tokens)
-    if store.scales is not None:
-        scales = jnp.repeat(_get(store.scales, slot, tokens), _group(values.shape[-1]), axis=-1)
+
+    def get(whole: Array) -> Array:
+        _, B, _, width = whole.shape
+        part = jax.lax.dynamic_slice(whole, (slot, 0, tokens.start, 0), (1, B, tokens.size, width))
+        return jax.device_put(part, jax.memory.Space.Device)[0] if kind.offload else part[0]
+
+    values, scales = jax.tree.map(get, store)
+    if scales is not None:
+        scales = jnp.repeat(scales, _group(values.shape[-1]), axis=-1)
         return (values.astype(jnp.float32) * scales).astype(dtype)
-    if values.dtype == jnp.uint16 and dtype != jnp.uint16:
+    if kind.saved_type == "bfloat16":
         return jax.lax.bitcast_convert_type(values, jnp.bfloat16).astype(dtype)
     return values
 
@@ -82,10 +100,5 @@ def _group(width: int) -> int:
     return GROUP if width % GROUP == 0 else width
 
 
-def _put(whole: Array, part: Array, slot: Index, tokens: Slice) -> Array:
-    return jax.lax.dynamic_update_slice(whole, part[None].astype(whole.dtype), (slot, 0, tokens.start, 0))
-
-
-def _get(whole: Array, slot: Index, tokens: Slice) -> Array:
-    _, B, _, width = whole.shape
-    return jax.lax.dynamic_slice(whole, (slot, 0, tokens.start, 0), (1, B, tokens.size, width))[0]
+def _to_store(store: Store, kind: Kind) -> Store:
+    return jax.device_put(store, jax.memory.Space.Host) if kind.offload else store

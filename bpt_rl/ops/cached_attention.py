@@ -160,7 +160,7 @@ def append(
     else:
         for place in range(B * T):
             arrays = write(place, arrays)
-    return KeyValueCache(*arrays, cache.length + num_valid)
+    return _cache(arrays, cache.length + num_valid)
 
 
 def attend(
@@ -219,7 +219,7 @@ def fill(
         return x.reshape(x.shape[0], num_blocks, rows.block, *x.shape[2:]).transpose(1, 0, 3, *axes)
 
     scales = (None if scale is None else cut(scale, 2) for scale in (key_scale, value_scale))
-    return KeyValueCache(cut(key, 4, 2), cut(value, 2, 4), *scales, length)
+    return _cache((cut(key, 4, 2), cut(value, 2, 4), *scales), length)
 
 
 def new_rows(cache: KeyValueCache, *, window: int) -> NewRows:
@@ -241,12 +241,17 @@ def put_rows(cache: KeyValueCache, part: KeyValueCache, rows: Int[Array, " R"]) 
         return tuple(put_one(whole, new) for whole, new in zip(arrays, _arrays(part), strict=True))
 
     arrays = jax.lax.fori_loop(0, rows.shape[0], put, _arrays(cache))
-    return KeyValueCache(*arrays, cache.length.at[rows].set(part.length))
+    return _cache(arrays, cache.length.at[rows].set(part.length))
 
 
 def _arrays(cache: KeyValueCache) -> tuple[Any, ...]:
     """Returns all but the lengths; scales may be None."""
     return (cache.key, cache.value, cache.key_scale, cache.value_scale)
+
+
+def _cache(arrays: tuple[Any, ...], length: Int[Array, " B"]) -> KeyValueCache:
+    key, value, key_scale, value_scale = arrays
+    return KeyValueCache(key, value, key_scale, value_scale, length)
 
 
 def _folding(

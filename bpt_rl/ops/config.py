@@ -25,6 +25,7 @@ class Schedule:
         heads_at_once: key-value heads whose keys and values exist at a time; 0 takes all. Fewer take less memory.
         segment_layers: layers whose inputs exist at a time: the rest are computed again from the first of each such
             segment (nested rematerialisation); 0 takes all layers.
+        offload: keep the saved inputs in the host's memory. For accelerators; a CPU gains nothing by it.
     """
 
     name: str = "blockwise"
@@ -34,6 +35,7 @@ class Schedule:
     saved_type: str = "compute"
     heads_at_once: int = 0
     segment_layers: int = 0
+    offload: bool = False
 
     def __post_init__(self) -> None:
         """Refuses unknown names and negative sizes."""

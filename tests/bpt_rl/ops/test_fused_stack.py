@@ -21,6 +21,8 @@ POLICIES = {
     "segments": replace(SMALL_BLOCKS, segment_layers=2),
     "segments, output, heads": replace(SMALL_BLOCKS, segment_layers=3, save="output", heads_at_once=1),
     "segments of one": replace(SMALL_BLOCKS, segment_layers=1),
+    "offloaded": replace(SMALL_BLOCKS, offload=True),
+    "offloaded, segments": replace(SMALL_BLOCKS, offload=True, segment_layers=2),
 }
 REDUCED = {
     "bfloat16": replace(SMALL_BLOCKS, saved_type="bfloat16"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bpt_rl.ops import _saved_inputs
+from bpt_rl.ops._saved_inputs import Kind
 from bpt_rl.ops.masks import Slice
 
 B, T, D, NUM_LAYERS = 2, 12, 128, 3
@@ -17,11 +18,12 @@ def _rows(seed: int = 0) -> jax.Array:
 
 def _through(x: jax.Array, saved_type: str, *, slot: int = 1, block: int = 4) -> np.ndarray:
     """Writes rows block by block and reads them again in blocks of another size."""
-    store = _saved_inputs.empty(NUM_LAYERS, x, saved_type)
+    kind = Kind(saved_type, offload=False)
+    store = _saved_inputs.empty(NUM_LAYERS, x, kind)
     for start in range(0, T, block):
-        store = _saved_inputs.write(store, slot, Slice(start, block), x[:, start : start + block])
-    parts = [_saved_inputs.read(store, slot, Slice(start, 6), x.dtype) for start in (0, 6)]
-    assert not np.asarray(_saved_inputs.read(store, 0, Slice(0, T), x.dtype)).any()
+        store = _saved_inputs.write(store, slot, Slice(start, block), x[:, start : start + block], kind)
+    parts = [_saved_inputs.read(store, slot, Slice(start, 6), kind, x.dtype) for start in (0, 6)]
+    assert not np.asarray(_saved_inputs.read(store, 0, Slice(0, T), kind, x.dtype)).any()
     return np.concatenate(parts, axis=1)
 
 
@@ -33,7 +35,7 @@ def test_bfloat16_rounds_to_the_nearest_and_is_kept_as_bits():
     np.testing.assert_array_equal(
         _through(_rows(), "bfloat16"), _rows().astype(jnp.bfloat16).astype(jnp.float32)
     )
-    assert _saved_inputs.empty(1, _rows(), "bfloat16").values.dtype == jnp.uint16
+    assert _saved_inputs.empty(1, _rows(), Kind("bfloat16", offload=False)).values.dtype == jnp.uint16
 
 
 @pytest.mark.parametrize("width", [D, 70])
