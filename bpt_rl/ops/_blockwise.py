@@ -13,53 +13,18 @@ References:
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from bpt_rl.ops import dropout as dropout_ops
 from bpt_rl.ops import masks
+from bpt_rl.ops._block_pairs import UNSEEN, Blocks, Part, Sight, add, each_part, put, put_part, take, visit
 from bpt_rl.ops.dropout import AttentionDropout
-from bpt_rl.ops.masks import Index, KeyRange, Mask, Slice
+from bpt_rl.ops.masks import Index, Mask, Slice
 
 Carry: TypeAlias = Any
-
-# Score of a key that is not visible: far below any real one, and finite, so that no difference of two is NaN.
-UNSEEN = -1e30
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Sizes of the blocks, and the dropout rate: what is static.
-
-    Attributes:
-        query: queries per block, tokens.
-        key: keys per block, tokens.
-        rows: batch rows of one block pair; must divide B.
-        heads: key-value heads of one block pair; must divide K.
-        tile: queries and keys of one pair on the diagonal, where queries meet the keys of their own block; must
-            divide `query`, which must be a multiple of `key`. 0 where queries and keys do not lie on a diagonal.
-        dropout_rate: share of attention weights dropped.
-    """
-
-    query: int
-    key: int
-    rows: int = 1
-    heads: int = 1
-    tile: int = 0
-    dropout_rate: float = 0.0
-
-
-class _Part(NamedTuple):
-    """The batch rows and key-value heads of one block pair."""
-
-    row: Slice
-    head: Slice
 
 
 class _Fold(NamedTuple):
@@ -128,29 +93,27 @@ def attend_block(
     query_scale, scale = _scales(query)
     scaled = _queries_last(query * query_scale)
 
-    def attend_part(part: _Part, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        here = _Forward(_take(scaled, part))
-        sight = _Sight(mask, dropout, queries, part, query.shape[2], first_head)
+    def attend_part(part: Part, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        here = _Forward(take(scaled, part))
+        sight = Sight(mask, dropout, queries, part, query.shape[2], first_head)
 
-        def fold(
-            sight: "_Sight", here: _Forward, keys: Slice, carry: Carry, keys_from: Index | None
-        ) -> Carry:
+        def fold(sight: Sight, here: _Forward, keys: Slice, carry: Carry, keys_from: Index | None) -> Carry:
             sofar, nothing = carry
-            scores = _einsum("RKSH,RKHGT->RKSGT", _take(key, part, keys), here.query) * scale
+            scores = _einsum("RKSH,RKHGT->RKSGT", take(key, part, keys), here.query) * scale
             scores = sight.hide(scores, keys, keys_from)
             peak = jnp.maximum(sofar.peak, scores.max(axis=2))
             weights, rescale = jnp.exp(scores - peak[:, :, None]), jnp.exp(sofar.peak - peak)
             mass = sofar.mass * rescale + weights.sum(axis=2)
             kept = sight.drop(weights, keys).astype(query.dtype)
-            gain = _einsum("RKSH,RKSGT->RKHGT", _take(value, part, keys), kept)
+            gain = _einsum("RKSH,RKSGT->RKHGT", take(value, part, keys), kept)
             return _Fold(peak, mass, sofar.value * rescale[:, :, None] + gain), nothing
 
-        done, _ = _visit(sight, key.shape[2], blocks, fold, here, (_nothing_seen(here.query), ()))
+        done, _ = visit(sight, key.shape[2], blocks, fold, here, (_nothing_seen(here.query), ()))
         attended, log_sum_exp = _finish(done)
-        return _put(carry[0], attended, part), _put(carry[1], log_sum_exp, part)
+        return put_part(carry[0], attended, part), put_part(carry[1], log_sum_exp, part)
 
     empty = (jnp.zeros(scaled.shape, jnp.float32), jnp.zeros(query.shape[:-1], jnp.float32))
-    attended, log_sum_exp = _each_part(key, blocks, attend_part, empty)
+    attended, log_sum_exp = each_part(key, blocks, attend_part, empty)
     return _queries_first(attended), log_sum_exp
 
 
@@ -184,37 +147,35 @@ def attend_block_backward(
     d_attended = d_attended.astype(query.dtype)
     lasts = (_queries_last(scaled), _queries_last(d_attended))
 
-    def part_backward(part: _Part, carry: Carry) -> Carry:
+    def part_backward(part: Part, carry: Carry) -> Carry:
         d_query, d_key, d_value = carry
         here = _Backward(
-            *(_take(x, part) for x in (scaled, d_attended)),
-            *(_take(x, part) for x in lasts),
-            *(_take(x, part)[:, :, None] for x in (delta, log_sum_exp)),
+            *(take(x, part) for x in (scaled, d_attended)),
+            *(take(x, part) for x in lasts),
+            *(take(x, part)[:, :, None] for x in (delta, log_sum_exp)),
         )
-        sight = _Sight(mask, dropout, queries, part, query.shape[2], first_head)
+        sight = Sight(mask, dropout, queries, part, query.shape[2], first_head)
 
-        def fold(
-            sight: "_Sight", here: _Backward, keys: Slice, carry: Carry, keys_from: Index | None
-        ) -> Carry:
+        def fold(sight: Sight, here: _Backward, keys: Slice, carry: Carry, keys_from: Index | None) -> Carry:
             d_query, (d_key, d_value) = carry
-            part_key, part_value = _take(key, part, keys), _take(value, part, keys)
+            part_key, part_value = take(key, part, keys), take(value, part, keys)
             scores = _einsum("RKSH,RKHGT->RKSGT", part_key, here.query_last) * scale
             weights = jnp.exp(sight.hide(scores, keys, keys_from) - here.log_sum_exp)
             d_weights = sight.drop(_einsum("RKSH,RKHGT->RKSGT", part_value, here.d_out_last), keys)
             d_scores = (weights * (d_weights - here.delta) * scale).astype(query.dtype)
             weights = sight.drop(weights, keys).astype(query.dtype)
             d_query = d_query + _einsum("RKSH,RKSGT->RKHGT", part_key, d_scores)
-            d_key = _add(d_key, _einsum("RKSGT,RKGTH->RKSH", d_scores, here.query), part, keys)
-            d_value = _add(d_value, _einsum("RKSGT,RKGTH->RKSH", weights, here.d_out), part, keys)
+            d_key = add(d_key, _einsum("RKSGT,RKGTH->RKSH", d_scores, here.query), part, keys)
+            d_value = add(d_value, _einsum("RKSGT,RKGTH->RKSH", weights, here.d_out), part, keys)
             return d_query, (d_key, d_value)
 
         empty = jnp.zeros(here.query_last.shape, jnp.float32)
         carry = (empty, (d_key, d_value))
-        d_part, (d_key, d_value) = _visit(sight, key.shape[2], blocks, fold, here, carry)
-        return _put(d_query, d_part, part), d_key, d_value
+        d_part, (d_key, d_value) = visit(sight, key.shape[2], blocks, fold, here, carry)
+        return put_part(d_query, d_part, part), d_key, d_value
 
     empty = jnp.zeros(lasts[0].shape, jnp.float32)
-    d_query, d_key, d_value = _each_part(key, blocks, part_backward, (empty, d_key, d_value))
+    d_query, d_key, d_value = each_part(key, blocks, part_backward, (empty, d_key, d_value))
     return _queries_first(d_query) * query_scale, d_key, d_value
 
 
@@ -284,92 +245,6 @@ def _backward(blocks: Blocks, residuals: tuple, d_attended: Array) -> tuple:
 attend.defvjp(_forward, _backward)
 
 
-def put(
-    whole: Float[Array, "*shape"], part: Float[Array, "*part"], at: Slice, *, axis: int
-) -> Float[Array, "*shape"]:
-    """Writes a slice; inside a loop that is done in place."""
-    return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), at.start, axis)
-
-
-class _Sight(NamedTuple):
-    """What the queries of one part may see, and which weights are dropped."""
-
-    mask: Mask
-    dropout: AttentionDropout
-    queries: Slice
-    part: _Part
-    num_groups: int
-    first_head: Index
-
-    def key_range(self, num_keys: int, key_block: int) -> KeyRange:
-        return masks.key_range(self._rows(), self.queries, num_keys=num_keys, key_block=key_block)
-
-    def hide(self, scores: Float[Array, "R K S G T"], keys: Slice, keys_from: Index | None) -> Array:
-        """Hides what is not visible; without `keys_from` all is."""
-        if keys_from is None:
-            return scores
-        seen = masks.visible(self._rows(), self.queries, keys, keys_from=keys_from)
-        return jnp.where(seen.swapaxes(1, 2)[:, None, :, None], scores, jnp.float32(UNSEEN))
-
-    def drop(self, weights: Float[Array, "R K S G T"], keys: Slice) -> Array:
-        """Multiplies by 0 or 1 / (1 - rate); nothing is done where nothing is dropped."""
-        if self.dropout.key is None or not self.dropout.rate:
-            return weights
-        place = lambda start, size, axis: jnp.expand_dims(
-            start + jnp.arange(size, dtype=jnp.int32), [a for a in range(5) if a != axis]
-        )
-        R, K, S, G, T = weights.shape
-        head = place(self.first_head + self.part.head.start, K, 1) * G + place(0, G, 3)
-        return weights * dropout_ops.keep_at(
-            self.dropout,
-            row=place(self.part.row.start, R, 0),
-            head=head,
-            query=place(self.queries.start, T, 4),
-            key=place(keys.start, S, 2),
-        )
-
-    def _rows(self) -> Mask:
-        return masks.take_rows(self.mask, self.part.row)
-
-
-def _each_part(
-    key: Float[Array, "B K S H"], blocks: Blocks, body: Callable[[_Part, Carry], Carry], carry: Carry
-) -> Carry:
-    """Runs `body` for every part in turn; without a loop where there is one only."""
-    B, K = key.shape[:2]
-    per_row = K // blocks.heads
-    num_parts = (B // blocks.rows) * per_row
-    part = lambda index: _Part(
-        Slice((index // per_row) * blocks.rows, blocks.rows),
-        Slice((index % per_row) * blocks.heads, blocks.heads),
-    )
-    if num_parts == 1:
-        return body(part(0), carry)
-    return jax.lax.fori_loop(0, num_parts, lambda index, carry: body(part(index), carry), carry)
-
-
-def _take(x: Array, part: _Part, keys: Slice | None = None) -> Array:
-    """Returns the part's rows and heads, of some keys or of all along the third axis."""
-    start, size = (0, x.shape[2]) if keys is None else (keys.start, keys.size)
-    rest = x.shape[3:]
-    return jax.lax.dynamic_slice(
-        x,
-        (part.row.start, part.head.start, start, *(0 for _ in rest)),
-        (part.row.size, part.head.size, size, *rest),
-    )
-
-
-def _put(whole: Array, new: Array, part: _Part, keys: Slice | None = None) -> Array:
-    start = 0 if keys is None else keys.start
-    return jax.lax.dynamic_update_slice(
-        whole, new, (part.row.start, part.head.start, start, *(0 for _ in whole.shape[3:]))
-    )
-
-
-def _add(whole: Array, new: Array, part: _Part, keys: Slice) -> Array:
-    return _put(whole, _take(whole, part, keys) + new, part, keys)
-
-
 def _queries_last(x: Float[Array, "B K G T H"]) -> Float[Array, "B K H G T"]:
     return jnp.moveaxis(x, 4, 2)
 
@@ -406,63 +281,3 @@ def _einsum(letters: str, left: Array, right: Array) -> Array:
         # XLA's CPU backend widens bfloat16 itself, but not in products of every order of axes: those it refuses.
         left, right = left.astype(jnp.float32), right.astype(jnp.float32)
     return jnp.einsum(letters, left, right, preferred_element_type=jnp.float32)
-
-
-def _visit(
-    sight: _Sight,
-    num_keys: int,
-    blocks: Blocks,
-    fold: Callable[[_Sight, Any, Slice, Carry, Index | None], Carry],
-    here: _Forward | _Backward,
-    carry: Carry,
-) -> Carry:
-    """Folds the blocks of keys that need a mask, then those that need none, then the diagonal in tiles.
-
-    Args:
-        sight: of the queries.
-        num_keys: of whole rows.
-        blocks: how the work is cut.
-        fold: `(sight, here, keys, carry, keys_from) -> carry`; no mask is needed where `keys_from` is None.
-        here: what is given of the queries.
-        carry: arrays whose last axis are the queries, and others.
-    """
-    visited = sight.key_range(num_keys, blocks.key)
-    if blocks.tile:
-        diagonal = jnp.asarray(sight.queries.start, jnp.int32) // blocks.key
-        visited = KeyRange(*(jnp.minimum(place, diagonal) for place in visited))
-    before = visited.full_start - visited.start
-    num_masked = before + visited.stop - visited.full_stop
-
-    def masked(place: Array, carry: Carry) -> Carry:
-        index = jnp.where(place < before, visited.start + place, visited.full_stop + place - before)
-        return fold(sight, here, masks.block(index, blocks.key, num_keys), carry, index * blocks.key)
-
-    def full(index: Array, carry: Carry) -> Carry:
-        return fold(sight, here, masks.block(index, blocks.key, num_keys), carry, None)
-
-    carry = jax.lax.fori_loop(jnp.int32(0), num_masked, masked, carry)
-    carry = jax.lax.fori_loop(visited.full_start, visited.full_stop, full, carry)
-    return _diagonal(sight, blocks.tile, fold, here, carry) if blocks.tile else carry
-
-
-def _diagonal(
-    sight: _Sight,
-    tile: int,
-    fold: Callable[[_Sight, Any, Slice, Carry, Index | None], Carry],
-    here: _Forward | _Backward,
-    carry: Carry,
-) -> Carry:
-    """Folds the keys of the queries' own block, in tiles: next to nothing is computed above the diagonal."""
-    start = jnp.asarray(sight.queries.start, jnp.int32)
-    rows, columns = (jnp.asarray(places, jnp.int32) for places in np.tril_indices(sight.queries.size // tile))
-
-    def of_tile(index: Array, carry: Carry) -> Carry:
-        mine, others = carry
-        at = Slice(rows[index] * tile, tile, tile)
-        part_sight = sight._replace(queries=Slice(start + at.start, tile, tile))
-        keys = Slice(start + columns[index] * tile, tile, tile)
-        part = jax.tree.map(lambda x: masks.take(x, at, axis=-1), mine)
-        part, others = fold(part_sight, here.cut(at), keys, (part, others), 0)
-        return jax.tree.map(lambda x, new: put(x, new, at, axis=-1), mine, part), others
-
-    return jax.lax.fori_loop(0, rows.shape[0], of_tile, carry)

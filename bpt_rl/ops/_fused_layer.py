@@ -11,25 +11,21 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from bpt_rl.ops import _blockwise, _cudnn, masks
+from bpt_rl.ops import _blockwise, _cudnn, _rows, masks
 from bpt_rl.ops import transformer_block as block
-from bpt_rl.ops._blockwise import Blocks, put
+from bpt_rl.ops._block_pairs import Blocks, put
 from bpt_rl.ops._cudnn import WholeRows
+from bpt_rl.ops._rows import Carry, KeysValues, Reader, Rows
 from bpt_rl.ops.attention import join_heads, split_heads
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Index, Mask, Slice
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, LayerKeys, Projections, Rest
-
-Carry: TypeAlias = Any
-# Returns some tokens of a layer's input.
-Reader: TypeAlias = Callable[[Slice], Array]
-KeysValues: TypeAlias = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]]
 
 
 class Attended(NamedTuple):
@@ -52,7 +48,7 @@ class Layer:
         group: key-value heads whose keys and values exist at a time; divides K.
         params: of the layer.
         mask: of the whole rows.
-        positions: of the tokens.
+        rows: of tokens.
         keys: of dropout.
         whole_rows: what cuDNN must know of the rows, where it may be used.
     """
@@ -62,7 +58,7 @@ class Layer:
     group: int
     params: BlockParams
     mask: Mask
-    positions: Int[Array, "B T"]
+    rows: Rows
     keys: LayerKeys
     whole_rows: WholeRows | None = None
 
@@ -72,18 +68,18 @@ class Layer:
         Each would make its own otherwise, and XLA both at once.
         """
         heads, params = self._group(0)
-        return self._keys_values(read, params) if heads.size == self.params.key.shape[1] else None
+        return self.rows.keys_values(read, params) if heads.size == self.params.key.shape[1] else None
 
     def attend(self, read: Reader, attended: Attended, slot: Index, shared: KeysValues | None) -> Attended:
         """Writes attention's output and log-sum-exp of all heads into `slot`."""
 
         def of_group(index: Index, attended: Attended) -> Attended:
             heads, params = self._group(index)
-            key, value = shared or self._keys_values(read, params)
+            key, value = shared or self.rows.keys_values(read, params)
 
             def of_block(index: Array, attended: Attended) -> Attended:
-                tokens = self._tokens(index)
-                query = self._query(read(tokens), params, tokens)
+                tokens = self.rows.tokens(index)
+                query = self.rows.query(read(tokens), params, tokens)
                 out, log_sum_exp = _blockwise.attend_block(
                     query,
                     key,
@@ -97,7 +93,7 @@ class Layer:
                 return _put_attended(attended, join_heads(out), log_sum_exp, slot, tokens, heads)
 
             def by_cudnn(attended: Attended) -> Attended:
-                query = self._whole_query(read, params)
+                query = self.rows.whole_query(read, params)
                 return attended._replace(
                     value=_put_value(
                         attended.value,
@@ -108,7 +104,7 @@ class Layer:
                     )
                 )
 
-            by_block = lambda attended: self._each_block(of_block, attended)
+            by_block = lambda attended: self.rows.each_block(of_block, attended)
             return self._where_possible(by_cudnn, by_block, attended)
 
         return self._each_group(of_group, attended)
@@ -132,7 +128,7 @@ class Layer:
             out = block.finish_block(part, value, self.params, spec=self.spec, keys=self.keys, tokens=tokens)
             return put(x, out, tokens, axis=1), write(keep, tokens, part)
 
-        return self._overwrite(read, of_block, (x, keep))
+        return self.rows.overwrite(read, of_block, (x, keep))
 
     def finish_backward(
         self, read: Reader, attended: Attended, slot: Index, d_y: Float[Array, "B T D"]
@@ -170,7 +166,7 @@ class Layer:
 
         delta = jnp.zeros((B, K, G, T), jnp.float32)
         d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-        d_x, attended, delta, d_params = self._overwrite(
+        d_x, attended, delta, d_params = self.rows.overwrite(
             read_both, of_block, (d_y, attended, delta, d_params)
         )
         return d_x, attended, delta, _transpose_out(d_params)
@@ -195,13 +191,15 @@ class Layer:
         def of_group(index: Index, carry: Carry) -> Carry:
             d_x, d_params = carry
             heads, params = self._group(index)
-            key, value = shared or self._keys_values(read, params)
+            key, value = shared or self.rows.keys_values(read, params)
             of_heads = lambda x: masks.take(x, heads, axis=1)
 
             def of_block(index: Array, carry: Carry) -> Carry:
                 d_x, d_key, d_value, d_group = carry
-                tokens = self._tokens(index)
-                query, vjp = jax.vjp(lambda x, params: self._query(x, params, tokens), read(tokens), params)
+                tokens = self.rows.tokens(index)
+                query, vjp = jax.vjp(
+                    lambda x, params: self.rows.query(x, params, tokens), read(tokens), params
+                )
                 d_out = split_heads(
                     _take_value(d_attended, slot, tokens, self._query_heads(heads)), self.group
                 )
@@ -223,7 +221,7 @@ class Layer:
                 )
                 d_part, d_part_params = vjp(d_query.astype(query.dtype))
                 return (
-                    _add(d_x, d_part, tokens),
+                    _rows.add(d_x, d_part, tokens),
                     d_key,
                     d_value,
                     jax.tree.map(jnp.add, d_group, d_part_params),
@@ -234,56 +232,21 @@ class Layer:
 
             def by_cudnn(carry: Carry) -> Carry:
                 d_x, d_key, d_value, d_group = carry
-                whole = Slice(0, self.positions.shape[1])
-                _, vjp = jax.vjp(self._by_cudnn, self._whole_query(read, params), key, value)
+                whole = Slice(0, self.rows.positions.shape[1])
+                _, vjp = jax.vjp(self._by_cudnn, self.rows.whole_query(read, params), key, value)
                 d_out = _take_value(d_attended, slot, whole, self._query_heads(heads))
                 d_query, d_key, d_value = vjp(d_out.astype(key.dtype))
-                d_x, d_group = self._query_backward(read, params, d_query, d_x, d_group)
+                d_x, d_group = self.rows.query_backward(read, params, d_query, d_x, d_group)
                 return d_x, d_key.astype(jnp.float32), d_value.astype(jnp.float32), d_group
 
-            by_block = lambda carry: self._each_block(of_block, carry)
+            by_block = lambda carry: self.rows.each_block(of_block, carry)
             d_x, d_key, d_value, d_group = self._where_possible(by_cudnn, by_block, carry)
-            d_x, d_group = self._keys_values_backward(read, params, d_key, d_value, d_x, d_group)
+            d_x, d_group = self.rows.keys_values_backward(read, params, d_key, d_value, d_x, d_group)
             return d_x, self._add_group(d_params, d_group, heads)
 
         used = block.projections(self.params)
         d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), used)
         return self._each_group(of_group, (d_x, d_params))
-
-    def _keys_values(self, read: Reader, params: Projections) -> KeysValues:
-        B, T = self.positions.shape
-        _, K, H = params.key.shape
-        # Every number is written before it is read. Begun alike, the two would be one array to XLA, and then copies.
-        begun = read(Slice(0, 1)).ravel()
-        empty = lambda index: jnp.full((B, K, T, H), begun[index], jnp.dtype(self.spec.dtype))
-
-        def of_block(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            tokens = self._tokens(index)
-            parts = self._key_value(read(tokens), params, tokens)
-            key, value = (put(whole, part, tokens, axis=2) for whole, part in zip(carry, parts, strict=True))
-            return key, value
-
-        return self._each_block(of_block, (empty(0), empty(1)))
-
-    def _keys_values_backward(
-        self,
-        read: Reader,
-        params: Projections,
-        d_key: Array,
-        d_value: Array,
-        d_x: Array,
-        d_params: Projections,
-    ) -> tuple[Array, Projections]:
-        def of_block(index: Array, carry: tuple[Array, Projections]) -> tuple[Array, Projections]:
-            d_x, d_params = carry
-            tokens = self._tokens(index)
-            project = lambda x, params: self._key_value(x, params, tokens)
-            parts, vjp = jax.vjp(project, read(tokens), params)
-            d_parts = (masks.take(d, tokens, axis=2).astype(parts[0].dtype) for d in (d_key, d_value))
-            d_part, d_part_params = vjp(tuple(d_parts))
-            return _add(d_x, d_part, tokens), jax.tree.map(jnp.add, d_params, d_part_params)
-
-        return self._each_block(of_block, (d_x, d_params))
 
     def _where_possible(
         self, by_cudnn: Callable[[Carry], Carry], by_block: Callable[[Carry], Carry], carry: Carry
@@ -299,75 +262,8 @@ class Layer:
         key, value = (jnp.moveaxis(x, 1, 2) for x in (key, value))
         return _cudnn.attend(query, key, value, self.whole_rows.lengths, window=self.mask.window)
 
-    def _whole_query(self, read: Reader, params: Projections) -> Float[Array, "B T N H"]:
-        B, T = self.positions.shape
-
-        def of_block(index: Array, query: Array) -> Array:
-            tokens = self._tokens(index)
-            positions = masks.take(self.positions, tokens, axis=1)
-            part = block.project_query(read(tokens), params, positions, spec=self.spec)
-            return put(query, part, tokens, axis=1)
-
-        empty = jnp.zeros((B, T, *params.query.shape[1:]), jnp.dtype(self.spec.dtype))
-        return self._each_block(of_block, empty)
-
-    def _query_backward(
-        self, read: Reader, params: Projections, d_query: Array, d_x: Array, d_params: Projections
-    ) -> tuple[Array, Projections]:
-        def of_block(index: Array, carry: tuple[Array, Projections]) -> tuple[Array, Projections]:
-            d_x, d_params = carry
-            tokens = self._tokens(index)
-            positions = masks.take(self.positions, tokens, axis=1)
-            project = lambda x, params: block.project_query(x, params, positions, spec=self.spec)
-            _, vjp = jax.vjp(project, read(tokens), params)
-            d_part, d_part_params = vjp(masks.take(d_query, tokens, axis=1))
-            return _add(d_x, d_part, tokens), jax.tree.map(jnp.add, d_params, d_part_params)
-
-        return self._each_block(of_block, (d_x, d_params))
-
-    def _query(self, x: Array, params: Projections, tokens: Slice) -> Float[Array, "B K G C H"]:
-        query = block.project_query(x, params, masks.take(self.positions, tokens, axis=1), spec=self.spec)
-        return split_heads(query, params.key.shape[1])
-
-    def _key_value(
-        self, x: Array, params: Projections, tokens: Slice
-    ) -> tuple[Float[Array, "B K C H"], Float[Array, "B K C H"]]:
-        positions = masks.take(self.positions, tokens, axis=1)
-        key, value = block.project_key_value(x, params, positions, spec=self.spec)
-        return jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
-
     def _dropout(self) -> AttentionDropout:
         return AttentionDropout(self.spec.attention_dropout, self.keys.attention)
-
-    def _tokens(self, index: Index) -> Slice:
-        return Slice(index * self.blocks.query, self.blocks.query, self.blocks.query)
-
-    def _each_block(self, body: Callable[[Array, Carry], Carry], carry: Carry) -> Any:
-        return jax.lax.fori_loop(0, self.positions.shape[1] // self.blocks.query, body, carry)
-
-    def _overwrite(
-        self,
-        read: Callable[[Slice, Carry], Carry],
-        body: Callable[[Slice, Carry, Carry], Carry],
-        carry: Carry,
-    ) -> Any:
-        """Loops over half blocks that the body writes over: `body(tokens, read(tokens, carry), carry)`.
-
-        What a block reads is read at the end of the turn before, and carried: a slice that is taken in the same turn
-        may be taken again after the write, as far as XLA can tell, and whole rows would be copied at every turn.
-        """
-
-        def turn(index: Array, both: tuple[Carry, Carry]) -> tuple[Carry, Carry]:
-            carry = body(at(index), *both)
-            # Past the last block the slice is moved back to it, and nobody looks at it.
-            return read(at(index + 1), carry), carry
-
-        # Half a block of queries: the feed-forward's hidden units are the largest thing that a block holds.
-        size = self.blocks.query // (1 + (self.blocks.query % 2 == 0))
-        at = lambda index: Slice(index * size, size, size)
-        num_turns = self.positions.shape[1] // size
-        _, carry = jax.lax.fori_loop(0, num_turns, turn, (read(at(0), carry), carry))
-        return carry
 
     def _each_group(self, body: Callable[[Index, Carry], Carry], carry: Carry) -> Any:
         num_groups = self.params.key.shape[1] // self.group
@@ -446,7 +342,3 @@ def _put_attended(
         _put_value(attended.value, value, slot, tokens, of_queries),
         jax.lax.dynamic_update_slice(attended.log_sum_exp, log_sum_exp[None], start),
     )
-
-
-def _add(whole: Array, part: Array, tokens: Slice) -> Array:
-    return put(whole, masks.take(whole, tokens, axis=1) + part, tokens, axis=1)

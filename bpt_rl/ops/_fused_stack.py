@@ -20,9 +20,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, block_sizes, masks
 from bpt_rl.ops import transformer_block as block
-from bpt_rl.ops._blockwise import Blocks, put
+from bpt_rl.ops._block_pairs import Blocks, put
 from bpt_rl.ops._cudnn import WholeRows
-from bpt_rl.ops._fused_layer import Attended, Layer, Reader
+from bpt_rl.ops._fused_layer import Attended, Layer
+from bpt_rl.ops._rows import Reader, Rows
 from bpt_rl.ops._saved_inputs import Kind, Store
 from bpt_rl.ops.attention import pad_queries
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -254,7 +255,7 @@ def _layer(plan: Plan, params: BlockParams, given: Given, index: Index) -> Layer
         group=plan.group,
         params=jax.tree.map(take, params),
         mask=given.mask,
-        positions=given.positions,
+        rows=Rows(plan.spec, given.positions, plan.blocks.query),
         keys=block.layer_keys(keys),
         whole_rows=given.whole_rows,
     )

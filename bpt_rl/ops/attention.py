@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from bpt_rl.ops import _blockwise, _memory_efficient, _vanilla, block_sizes
+from bpt_rl.ops._block_pairs import Blocks
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Mask
@@ -85,7 +86,7 @@ def attend_heads_first(
         if T % sizes.query:  # Keys are not padded here.
             sizes = sizes._replace(tile=0)
         padded, padded_mask = _pad(query, mask, -T % sizes.query)
-        blocks = _blockwise.Blocks(*sizes, dropout.rate)
+        blocks = Blocks(*sizes, dropout.rate)
         attended: Array = _blockwise.attend(blocks, padded, key, value, padded_mask, dropout.key)
     return attended[..., :T, :]
 
