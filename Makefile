@@ -26,6 +26,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Every part, small, in less than ten minutes; more with benchmark=full (README.md, "Measure it").
 bench: $(STAMP)
 	$(BIN)/python -m experiments.benchmark
 

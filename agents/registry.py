@@ -37,8 +37,8 @@ class Agent:
     context: ContextConfig
     max_timestep: int
 
-    def policy(self, model: "TrajectoryTransformer", *, temperature: float) -> Policy:
-        """Returns the cached policy that acts with the parameters of `model`."""
+    def policy(self, model: "TrajectoryTransformer", *, temperature: float, cache: str = "compute") -> Policy:
+        """Returns the cached policy that acts with the parameters of `model`; options as in `EvaluationConfig`."""
         from bpt_rl.evaluation.cached_policy import TransformerPolicy
 
         return TransformerPolicy(
@@ -48,6 +48,7 @@ class Agent:
             max_episode_steps=self.max_timestep,
             capacity=self.context.steps,
             temperature=temperature,
+            cache=cache,
         )
 
 

@@ -13,7 +13,7 @@ INTRODUCTIONS = {
     "train": "Trains one agent on episodes that are there already, and evaluates it in its environment.",
     "evaluate": "Evaluates a run that is there already: other returns to ask for, more episodes, another temperature.",
     "collect": "Writes learning histories of an embedded family (dark_room, cue_bandit) as an ordinary store.",
-    "benchmark": "Measures the layers on this machine: how exact the schedules are, what memory and time a step takes.",
+    "benchmark": "Measures the layers on this machine: exactness, memory, time, rollouts, the loader, and peers.",
 }
 EXAMPLES = {
     "train": (
@@ -32,7 +32,10 @@ EXAMPLES = {
     ),
     "benchmark": (
         "python -m experiments.benchmark",
-        "python -m experiments.benchmark lengths=[1024,4096] time_lengths=[] exactness=false",
+        "python -m experiments.benchmark benchmark=full benchmark.parts=[memory,longest]",
+        "python -m experiments.benchmark benchmark.parts=[peers] peers=FILE benchmark.time_lengths=[8192]",
+        "python -m experiments.benchmark tune=true benchmark.time_lengths=[8192]",
+        "python -m experiments.benchmark device=gpu",
     ),
 }
 FLAGS = (

@@ -99,7 +99,7 @@ def prepare(config: TrainConfig) -> Prepared:
     )
     fitting.require_batches(sampler, config.training.accumulate)
     if env_spec is not None:
-        playing.require_room(config.context, facts)
+        playing.require_room(config.context, facts, window=config.backbone.window)
     agent = dataset_facts.build_agent(config, facts)
     summary = summarise(source, sampler, tokens_per_step=tokens_per_step(config.agent.layout))
     return Prepared(facts, agent, sampler, summary)
@@ -161,7 +161,7 @@ def play_all(
 
     assert config.env is not None
     stage = playing.Stage(config.env, config.evaluation, config.seed)
-    policy = agent.policy(model, temperature=config.evaluation.temperature)
+    policy = agent.policy(model, temperature=config.evaluation.temperature, cache=config.evaluation.cache)
     wanted, origin = playing.targets(config.evaluation, facts)
     played = []
     for index, target in enumerate(wanted):

@@ -160,13 +160,16 @@ def require_fits(env_spec: EnvSpec, facts: "DatasetFacts") -> None:
         )
 
 
-def require_room(context: ContextConfig, facts: "DatasetFacts") -> None:
+def require_room(context: ContextConfig, facts: "DatasetFacts", *, window: int) -> None:
     """Refuses a context that a single episode of the environment may outgrow.
+
+    A network that sees a `window` of one episode forgets what it no longer sees, however long the episode is.
 
     Raises:
         UserError: it may.
     """
-    if 0 < context.steps < facts.max_timestep:
+    forgets = window > 0 and context.episodes == 1
+    if 0 < context.steps < facts.max_timestep and not forgets:
         raise UserError(
             f"an episode of the environment may take {facts.max_timestep} steps, but the context holds "
             f"{context.steps}; set context.steps to at least {facts.max_timestep}, or to 0"

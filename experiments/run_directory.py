@@ -1,5 +1,6 @@
 """The files of a run directory: what was asked, where it ran, and what came of it."""
 
+import contextlib
 import csv
 import importlib.metadata
 import json
@@ -127,8 +128,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            "bpt-rl": importlib.metadata.version("bpt-rl"),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **_installed("bpt-rl", *PACKAGES),
             **simulator_versions(),
         },
         "commit": _git("rev-parse", "HEAD"),
@@ -218,6 +218,15 @@ def _require_episode(path: Path, line: int, row: Mapping[str, str | None]) -> No
         is_whole = False
     if not is_whole:
         raise UserError(f"{path}, line {line}: not an episode as an evaluation writes it; {DAMAGED}")
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed: a benchmark runs without most of them."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _git(*arguments: str) -> str | None:

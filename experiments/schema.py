@@ -15,6 +15,7 @@ from bpt_rl.ops.config import Schedule
 from bpt_rl.tracking.config import TrackerConfig
 from bpt_rl.training.config import OptimizerConfig, TrainingConfig
 from envs.config import EnvConfig
+from experiments.measurements.config import DEVICES, MeasurementConfig
 
 CHECKPOINTS = ("last", "best")
 Config = TypeVar("Config")
@@ -69,6 +70,7 @@ class EvaluationChanges:
         target_returns: returns to ask for, one evaluation each, raw units.
         temperature: 0 acts greedily, 1 samples from the agent's distribution.
         seed: of the environments and the sampled actions.
+        cache: how keys and values are kept while acting: `compute` (the network's type), `bfloat16` or `int8`.
     """
 
     episodes: int | None = None
@@ -76,6 +78,7 @@ class EvaluationChanges:
     target_returns: list[float] | None = field(default=None, hash=False)
     temperature: float | None = None
     seed: int | None = None
+    cache: str | None = None
 
 
 @dataclass(unsafe_hash=True)
@@ -86,13 +89,13 @@ class EnvChanges:
         name: `dark_room`, `cue_bandit`, or a Gymnasium id.
         max_episode_steps: environment steps after which an episode is cut.
         d4rl_rewards: rewards of the Adroit hand as D4RL recorded them.
-        parallel: play each environment of a Gymnasium id in a spawned process of its own.
+        workers: processes that step the environments of a Gymnasium id, several in each; 0 steps them in this one.
     """
 
     name: str | None = None
     max_episode_steps: int | None = None
     d4rl_rewards: bool | None = None
-    parallel: bool | None = None
+    workers: int | None = None
 
 
 @dataclass(unsafe_hash=True)
@@ -147,36 +150,26 @@ class CollectConfig:
 
 @dataclass(unsafe_hash=True)
 class BenchmarkConfig:
-    """What is measured of the layers: batch 1, float32.
+    """One run of the benchmark.
 
     Attributes:
-        num_layers: layers of the stack.
-        width: D.
-        num_heads: N.
-        lengths: tokens for which peak memory is read from the compiled step; nothing is run.
-        time_lengths: tokens for which a step is timed.
-        repeats: timed runs of each schedule, in turns.
-        exactness: whether outputs and gradients are compared first.
+        benchmark: what is measured.
+        device: `auto` takes what JAX finds, `cpu` and `gpu` insist; gpu alone also chooses benchmark=gpu.
+        tune: measure block sizes instead, and say what to override where the rule's choice is not the best.
+        peers: a Python file with other people's layers (`compile_step` and `init`), for the part `peers`; adds it.
     """
 
-    num_layers: int = 4
-    width: int = 256
-    num_heads: int = 8
-    lengths: list[int] = field(default_factory=lambda: [1024, 2048, 4096, 8192], hash=False)
-    time_lengths: list[int] = field(default_factory=lambda: [512, 1024, 2048], hash=False)
-    repeats: int = 5
-    exactness: bool = True
+    benchmark: MeasurementConfig = field(default_factory=MeasurementConfig)
+    device: str = "auto"
+    tune: bool = False
+    peers: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        for name in ("num_layers", "width", "num_heads", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % self.num_heads:
-            raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
-        for name in ("lengths", "time_lengths"):
-            if min(getattr(self, name), default=1) < 1:
-                raise ValueError(f"{name} must be at least 1 token each, got {getattr(self, name)}")
+        """Refuses unknown names."""
+        if self.device not in DEVICES:
+            raise ValueError(
+                f"device must be {', '.join(DEVICES[:-1])} or {DEVICES[-1]}, got {self.device!r}"
+            )
 
 
 SCHEMAS: dict[str, type] = {

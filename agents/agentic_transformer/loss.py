@@ -16,8 +16,7 @@ def loss(
     model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""] | None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of the actions, and the mean over each chain's first episode beside it."""
-    parameters = model(reader.read_window(batch), dropout_key=key)
-    per_step = model.head.loss(parameters, batch.actions)
+    per_step = model.action_losses(batch, batch.actions, read=reader.read_window, dropout_key=key)
     weights = batch.loss_weights
     mean = (per_step * weights).sum() / weights.sum()
     in_first = weights * (batch.episode_index == 0)

@@ -11,8 +11,7 @@ def loss(
     model: TrajectoryTransformer, reader: TokenReader, batch: Window, key: Key[Array, ""] | None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of the actions."""
-    parameters = model(reader.read_window(batch), dropout_key=key)
-    per_step = model.head.loss(parameters, batch.actions)
+    per_step = model.action_losses(batch, batch.actions, read=reader.read_window, dropout_key=key)
     weights = batch.loss_weights
     mean = (per_step * weights).sum() / weights.sum()
     return mean, {"loss": mean}

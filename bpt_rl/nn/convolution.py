@@ -24,6 +24,7 @@ class CausalConvolution(nnx.Module):
     def __init__(self, width: int, num_taps: int, *, rngs: nnx.Rngs):
         if num_taps < 2:
             raise ValueError(f"a convolution needs at least 2 taps, got {num_taps}")
+        self.num_taps = num_taps
         self.taps = nnx.Param(0.5 * jax.random.normal(rngs.params(), (num_taps - 1, width), jnp.float32))
 
     def init_state(self, num_rows: int, capacity: int) -> Float[Array, "B J D"]:

@@ -19,7 +19,13 @@ LOG_STD_RANGE = (-5.0, 2.0)
 
 @runtime_checkable
 class ActionHead(Protocol):
-    """Maps features to a distribution over actions."""
+    """Maps features to a distribution over actions.
+
+    Attributes:
+        num_outputs: P, numbers per step that it makes of features.
+    """
+
+    num_outputs: int
 
     def __call__(self, features: Float[Array, "B L D"]) -> Float[Array, "B L *P"]:
         """Returns the distribution's parameters, float32."""
@@ -67,7 +73,8 @@ class CategoricalHead(nnx.Module):
     """Logits of discrete actions; the loss is the cross-entropy."""
 
     def __init__(self, width: int, actions: DiscreteActions, *, rngs: nnx.Rngs):
-        self.linear = _Linear(width, actions.num_actions, rngs=rngs)
+        self.num_outputs = actions.num_actions
+        self.linear = _Linear(width, self.num_outputs, rngs=rngs)
 
     def __call__(self, features: Float[Array, "B L D"]) -> Float[Array, "B L P"]:
         """Returns logits."""
@@ -88,7 +95,8 @@ class DeterministicHead(nnx.Module):
     """One action inside the bounds, by tanh; the loss is the squared error in units of half the range."""
 
     def __init__(self, width: int, actions: ContinuousActions, *, rngs: nnx.Rngs):
-        self.linear = _Linear(width, actions.width, rngs=rngs)
+        self.num_outputs = actions.width
+        self.linear = _Linear(width, self.num_outputs, rngs=rngs)
         self.actions = actions
 
     def __call__(self, features: Float[Array, "B L D"]) -> Float[Array, "B L A"]:
@@ -111,7 +119,8 @@ class GaussianHead(nnx.Module):
     """Mean (by tanh) and log standard deviation per component; the loss is the negative log-likelihood."""
 
     def __init__(self, width: int, actions: ContinuousActions, *, rngs: nnx.Rngs):
-        self.linear = _Linear(width, 2 * actions.width, rngs=rngs)
+        self.num_outputs = 2 * actions.width
+        self.linear = _Linear(width, self.num_outputs, rngs=rngs)
         self.actions = actions
 
     def __call__(self, features: Float[Array, "B L D"]) -> Float[Array, "B L P"]:
@@ -140,7 +149,8 @@ class DiscretisedHead(nnx.Module):
     def __init__(self, width: int, actions: ContinuousActions, num_bins: int, *, rngs: nnx.Rngs):
         if num_bins < 2:
             raise ValueError(f"a discretised head needs at least 2 bins, got {num_bins}")
-        self.linear = _Linear(width, actions.width * num_bins, rngs=rngs)
+        self.num_outputs = actions.width * num_bins
+        self.linear = _Linear(width, self.num_outputs, rngs=rngs)
         self.actions = actions
         self.num_bins = num_bins
 

@@ -1,11 +1,12 @@
 """The trajectory transformer: tokens in, action distributions out, whole windows or step by step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from bpt_rl.nn.attention import TransformerLayer
 from bpt_rl.nn.config import BackboneConfig
@@ -14,7 +15,7 @@ from bpt_rl.nn.embedding import TokenEmbedding
 from bpt_rl.nn.heads import make_head
 from bpt_rl.nn.sequence_layer import SequenceContext
 from bpt_rl.nn.stack import Stack
-from bpt_rl.ops import dropout, norms
+from bpt_rl.ops import dropout, norms, token_blocks
 from bpt_rl.ops.config import Schedule
 from bpt_rl.types import ActionSpec, Tokens
 
@@ -114,20 +115,39 @@ class TrajectoryTransformer(nnx.Module):
             tokens: G * L tokens per row.
             dropout_key: None turns dropout off (evaluation).
         """
-        context = SequenceContext(
-            positions=_positions(tokens.segments),
-            segments=tokens.segments,
-            is_valid=tokens.segments > 0,
-            dropout_key=dropout_key,
+        return self._read_actions(self._features(tokens, None, dropout_key))
+
+    def action_losses(
+        self,
+        inputs: Any,
+        actions: Num[Array, "B L *A"],
+        *,
+        read: Callable[[Any], Tokens] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B L"]:
+        """Returns the head's loss of every action, without ever holding the head's parameters of whole rows.
+
+        Args:
+            inputs: tokens of whole rows, or what `read` makes tokens of.
+            actions: what was done at each step.
+            read: makes tokens of some consecutive steps of `inputs`, arrays `[B, L, ...]`, block by block, so that the
+                tokens of whole rows do not exist either. They may depend on the step before, not on others.
+            dropout_key: None turns dropout off (evaluation).
+        """
+        features = self._features(inputs, read, dropout_key)
+        (B, L), (G, D) = actions.shape[:2], (self.tokens_per_step, features.shape[2])
+        graphdef, head_params = nnx.split(self.head)
+
+        def losses(params: tuple[Any, _Norm], rows: tuple[Array, Array]) -> Float[Array, "B _"]:
+            head, (features, actions) = nnx.merge(graphdef, params[0]), rows
+            return head.loss(head(_last_of_steps(features, G, params[1])), actions)
+
+        block_steps = token_blocks.choose_steps(
+            num_rows=B, num_steps=L, tokens_per_step=G, widest=max(G * D, self.head.num_outputs)
         )
-        x = self.embedding(tokens)
-        if self.convolution is not None:
-            x, _ = self.convolution(x, context)
-        if dropout_key is not None and self.embedding_dropout:
-            # Layers fold small indices into the key; a fold far from them keeps the draws independent.
-            x = dropout.residual_dropout(x, jax.random.fold_in(dropout_key, 1 << 20), self.embedding_dropout)
-        x, _ = self.stack(x, context)
-        return self._read_actions(x)
+        return token_blocks.map_blocks(
+            losses, (head_params, self._norm()), (features, actions), num_steps=L, block_steps=block_steps
+        )
 
     def init_state(self, num_rows: int, capacity: int) -> DecodeState:
         """Returns the state of `num_rows` empty rows that will hold at most `capacity` tokens each."""
@@ -169,12 +189,66 @@ class TrajectoryTransformer(nnx.Module):
         length = state.length + is_valid.sum(axis=1, dtype=jnp.int32)
         return self._read_actions(x), DecodeState(length, convolution, layers)
 
+    def _features(
+        self, inputs: Any, read: Callable[[Any], Tokens] | None, dropout_key: Key[Array, ""] | None
+    ) -> Float[Array, "B T D"]:
+        """Returns what the layers make of whole rows, not yet normed."""
+        x = self._embed(inputs, read)
+        if dropout_key is not None and self.embedding_dropout:
+            # Layers fold small indices into the key; a fold far from them keeps the draws independent.
+            x = dropout.residual_dropout(x, jax.random.fold_in(dropout_key, 1 << 20), self.embedding_dropout)
+        # Under `jit` nothing but the segments is computed of these whole rows of tokens.
+        segments = (inputs if read is None else read(inputs)).segments
+        return self.stack(x, _context(segments)._replace(dropout_key=dropout_key))[0]
+
+    def _embed(self, inputs: Any, read: Callable[[Any], Tokens] | None) -> Float[Array, "B T D"]:
+        """Embeds whole rows block by block; the backward pass keeps `inputs` only."""
+        G, taps = self.tokens_per_step, 0 if self.convolution is None else self.convolution.num_taps
+        shape = jax.eval_shape(lambda rows: rows if read is None else read(rows), inputs).features.shape
+        (B, L), width = (shape[0], shape[1] // G), self.embedding.kinds[...].shape[1]
+        block_steps = token_blocks.choose_steps(
+            num_rows=B, num_steps=L, tokens_per_step=G, widest=G * max(shape[2], width)
+        )
+        # A block sees the tokens that the convolution reaches back to, and the step that their reader looks back to.
+        reach = -(-max(taps - 1, 0) // G) + (read is not None) if block_steps < L else 0
+        graphdef, params = nnx.split((self.embedding, self.convolution))
+
+        def embed(params: Any, rows: Any) -> Float[Array, "B _ D"]:
+            embedding, convolution = nnx.merge(graphdef, params)
+            tokens = rows if read is None else read(rows)
+            x = embedding(tokens)
+            if convolution is not None:
+                x, _ = convolution(x, _context(tokens.segments))
+            return x[:, reach * G :]
+
+        return token_blocks.map_blocks(
+            embed, params, inputs, num_steps=L, block_steps=block_steps, reach=reach
+        )
+
     def _read_actions(self, x: Float[Array, "B T D"]) -> Float[Array, "B L *P"]:
-        """The last token of a step's group is the one that knows all."""
-        last = x[:, self.tokens_per_step - 1 :: self.tokens_per_step]
-        if self.norm_bias is None:
-            return self.head(norms.rms_norm(last, self.norm_scale[...]))
-        return self.head(norms.layer_norm(last, self.norm_scale[...], self.norm_bias[...]))
+        return self.head(_last_of_steps(x, self.tokens_per_step, self._norm()))
+
+    def _norm(self) -> "_Norm":
+        return _Norm(self.norm_scale[...], None if self.norm_bias is None else self.norm_bias[...])
+
+
+class _Norm(NamedTuple):
+    """Parameters of the last norm."""
+
+    scale: Float[Array, " D"]
+    bias: Float[Array, " D"] | None
+
+
+def _last_of_steps(x: Float[Array, "B T D"], tokens_per_step: int, norm: _Norm) -> Float[Array, "B L D"]:
+    """Returns normed features of the last token of each step's group: it is the one that knows all."""
+    last = x[:, tokens_per_step - 1 :: tokens_per_step]
+    if norm.bias is None:
+        return norms.rms_norm(last, norm.scale)
+    return norms.layer_norm(last, norm.scale, norm.bias)
+
+
+def _context(segments: Int[Array, "B T"]) -> SequenceContext:
+    return SequenceContext(_positions(segments), segments, segments > 0)
 
 
 def _positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:

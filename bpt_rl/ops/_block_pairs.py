@@ -5,7 +5,7 @@ Shapes: R batch rows and K key-value heads of a pair, G query heads per key-valu
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -59,10 +59,11 @@ def put(
     return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), at.start, axis)
 
 
+@runtime_checkable
 class Queries(Protocol):
     """What a fold is given of some queries."""
 
-    def cut(self, at: Slice) -> Self:
+    def cut(self, at: Slice) -> "Queries":
         """Returns it for some of the queries."""
         ...
 
@@ -78,6 +79,7 @@ class Sight(NamedTuple):
     first_head: Index
 
     def key_range(self, num_keys: int, key_block: int) -> KeyRange:
+        """Returns which blocks of keys the queries must visit."""
         return masks.key_range(self._rows(), self.queries, num_keys=num_keys, key_block=key_block)
 
     def hide(self, scores: Float[Array, "R K S G T"], keys: Slice, keys_from: Index | None) -> Array:

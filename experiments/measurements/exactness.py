@@ -1,9 +1,13 @@
-"""How far the schedules are from the vanilla oracle: outputs and every gradient of one layer, case by case."""
+"""How far the schedules are from the vanilla oracle: outputs and every gradient of a small stack, case by case."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bpt_rl.ops.config import Schedule
+from experiments.measurements.job import Job
+from experiments.measurements.policies import VANILLA
+from experiments.measurements.tables import Row, Table, crossed
 
 if TYPE_CHECKING:
     from bpt_rl.ops.transformer_block import BlockParams
@@ -11,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One layer and one kind of rows.
+    """A stack of a few layers and one kind of rows.
 
     Attributes:
         num_tokens: T.
@@ -35,30 +39,46 @@ class Case:
     blocks: tuple[int, int] = (48, 40)
 
 
+# The most telling first: a short benchmark measures the first few.
 CASES = {
+    "all of these": Case(257, True, 33, 0.1, 2, "layer"),
+    "2,048 tokens, chosen blocks": Case(num_tokens=2048, blocks=(0, 0)),
     "200 tokens": Case(),
     "odd length (257)": Case(num_tokens=257),
     "one block (31)": Case(num_tokens=31),
-    "2,048 tokens, chosen blocks": Case(num_tokens=2048, blocks=(0, 0)),
     "segments and padding": Case(segments=True),
     "window of 33": Case(window=33),
     "dropout 0.1": Case(dropout=0.1),
     "grouped heads": Case(num_kv_heads=2),
     "layer norm": Case(norm="layer"),
-    "all of these": Case(257, True, 33, 0.1, 2, "layer"),
     "bfloat16": Case(dtype="bfloat16"),
     "bfloat16, all of these": Case(257, True, 33, 0.1, 2, "layer", "bfloat16"),
 }
-SCHEDULES = {
-    "memory_efficient": Schedule("memory_efficient"),
-    "blockwise": Schedule("blockwise"),
-    "blockwise, output saved": Schedule("blockwise", save="output"),
-}
-WIDTH, NUM_HEADS, NUM_ROWS = 32, 4, 2
+# Three layers: what only the inputs of later layers lose, and segments that do not come out even, count too.
+NUM_LAYERS, WIDTH, NUM_HEADS, NUM_ROWS = 3, 32, 4, 2
 
 
-def largest_differences(case: Case) -> dict[str, float]:
-    """Returns for each schedule the largest of max|a - b| / max|b| over the output and all gradients of the layer.
+def measure(job: Job) -> Iterator[dict[str, Any]]:
+    """Yields a row per case and policy: the largest difference, or the ratio of errors below float32."""
+    tested = {name: schedule for name, schedule in job.policies.items() if name != VANILLA}
+    cases = list(CASES.items())[: job.config.cases or None]
+    for name, case in cases:
+        for policy, difference in largest_differences(case, tested).items():
+            yield {"case": name, "policy": policy, "dtype": case.dtype, "difference": difference}
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """Returns policies down and cases across."""
+    title = (
+        "Largest difference from vanilla over the output and every gradient, relative to the largest value (float32); "
+        "below float32 the error as a multiple of vanilla's own (x)"
+    )
+    cell = lambda row: f"{float(row['difference']):.2g}{'' if row['dtype'] == 'float32' else ' x'}"
+    return [crossed(title, rows, down="case", across="policy", cell=cell)]
+
+
+def largest_differences(case: Case, policies: Mapping[str, Schedule]) -> dict[str, float]:
+    """Returns for each policy the largest of max|a - b| / max|b| over the output and all gradients.
 
     `b` is vanilla's. Below float32 it is the ratio of errors that `Case.dtype` describes.
     """
@@ -69,8 +89,9 @@ def largest_differences(case: Case) -> dict[str, float]:
         scale = _largest(_outputs_and_gradients(case, Schedule("vanilla")), oracle)
     query_block, key_block = case.blocks
     found = {}
-    for name, schedule in SCHEDULES.items():
-        cut = replace(schedule, query_block=query_block, key_block=key_block)
+    for name, schedule in policies.items():
+        heads = min(schedule.heads_at_once, case.num_kv_heads)
+        cut = replace(schedule, query_block=query_block, key_block=key_block, heads_at_once=heads)
         found[name] = _largest(_outputs_and_gradients(case, cut), oracle) / scale
     return found
 
@@ -87,12 +108,12 @@ def _largest(actual: Any, expected: Any) -> float:
 
 
 def _outputs_and_gradients(case: Case, schedule: Schedule) -> Any:
-    """Returns the layer's output where it counts, and the gradients of its input and of every parameter."""
+    """Returns the stack's output where it counts, and the gradients of its input and of every parameter."""
     import jax
     import jax.numpy as jnp
 
     from bpt_rl.ops.masks import Mask
-    from bpt_rl.ops.transformer_block import BlockSpec, transformer_block
+    from bpt_rl.ops.transformer_block import BlockSpec, transformer_stack
 
     T = case.num_tokens
     keys = jax.random.split(jax.random.key(0), 4)
@@ -112,20 +133,31 @@ def _outputs_and_gradients(case: Case, schedule: Schedule) -> Any:
         residual_dropout=case.dropout,
         schedule=schedule,
     )
-    dropout_key = keys[3] if case.dropout else None
+    dropout_keys = jax.random.split(keys[3], NUM_LAYERS) if case.dropout else None
 
     @jax.jit
     def run(x: Any, params: "BlockParams") -> Any:
         def loss(x: Any, params: "BlockParams") -> Any:
-            y = transformer_block(
-                x.astype(jnp.dtype(case.dtype)), params, mask, positions, spec=spec, dropout_key=dropout_key
+            y = transformer_stack(
+                x.astype(jnp.dtype(case.dtype)), params, mask, positions, spec=spec, dropout_keys=dropout_keys
             )
             weighted = y.astype(jnp.float32) * weights
             return weighted.sum(), weighted
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, params)
 
-    return jax.device_get(run(x, layer_params(keys[2], WIDTH, NUM_HEADS, case.num_kv_heads, case.norm)))
+    kinds = (WIDTH, NUM_HEADS, case.num_kv_heads, case.norm)
+    return jax.device_get(run(x, stacked_params(keys[2], NUM_LAYERS, *kinds)))
+
+
+def stacked_params(
+    key: Any, num_layers: int, width: int, num_heads: int, num_kv_heads: int, norm: str
+) -> "BlockParams":
+    """Returns random parameters of several layers, stacked along a leading axis."""
+    import jax
+
+    layer = lambda key: layer_params(key, width, num_heads, num_kv_heads, norm)
+    return jax.lax.map(layer, jax.random.split(key, num_layers))
 
 
 def layer_params(key: Any, width: int, num_heads: int, num_kv_heads: int, norm: str) -> "BlockParams":

@@ -5,9 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from agents.config import AGENTS, AgentConfig
+from bpt_rl.ops.config import Schedule
 from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS
+from bpt_rl.types import DiscreteActions
 from tests.agents import tiny
 from tests.bpt_rl.nn import sequences
 
@@ -99,3 +102,30 @@ def test_a_key_turns_dropout_on():
     losses = {float(_loss(agent, batch, key)["loss"]) for key in (None, *jax.random.split(jax.random.key(0)))}
     assert len(losses) == 3
     assert float(_loss(tiny.build(AgentConfig()), batch)["loss"]) in losses
+
+
+def _gradient_bytes(agent, batch, num_steps: int) -> int:
+    """Returns the scratch memory of the loss's gradient for one row of so many steps, by shapes alone."""
+    row = jax.tree.map(
+        lambda column: jax.ShapeDtypeStruct((1, num_steps, *column.shape[2:]), column.dtype), batch
+    )
+    graphdef, params = nnx.split(agent.model)
+    loss = lambda params, row: agent.loss(nnx.merge(graphdef, params), row, None)[0]
+    lowered = jax.jit(jax.grad(loss)).lower(params, row)
+    found = lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).memory_analysis()
+    assert found is not None
+    return found.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("layout", ["step", "interleaved"])
+def test_nothing_as_large_as_steps_by_actions_exists(layout):
+    """Neither in the head and its loss, nor as one-hot actions in the tokens."""
+    actions, num_steps = DiscreteActions(2048), 2048
+    agent = tiny.build(AgentConfig(layout=layout), actions=actions, schedule=Schedule())
+    batch = tiny.batch("agentic_transformer", actions=actions)
+    once, twice = (_gradient_bytes(agent, batch, num) for num in (num_steps, 2 * num_steps))
+    of_steps_by_actions = 4 * num_steps * actions.num_actions
+    stream = 4 * num_steps * (4 if layout == "interleaved" else 1) * tiny.BACKBONE.width
+    assert once < of_steps_by_actions
+    # What grows with the row is streams of tokens x width; blocks of steps x actions are of one size.
+    assert twice - once < 12 * stream < of_steps_by_actions / 4

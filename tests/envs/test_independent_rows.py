@@ -1,24 +1,24 @@
-"""Rows of any Gymnasium environment begin and end on their own, in one process or in many."""
+"""Rows of any Gymnasium environment begin and end on their own, in one process or in several."""
 
 import dataclasses
 import functools
-from multiprocessing.context import SpawnProcess
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs import registry
 from envs.config import EnvConfig
 from envs.independent_rows import HoldAfterEnd, IndependentRows, side_by_side
 from envs.simulators import make_single
+from envs.workers import WorkerRows
 
 CONFIG = EnvConfig("CartPole-v1", max_episode_steps=25)
 
 
 def _vector():
-    return side_by_side([functools.partial(make_single, CONFIG)] * 3, parallel=False)
+    return side_by_side([functools.partial(make_single, CONFIG)] * 3, workers=0)
 
 
 def _mask(*rows: int) -> np.ndarray:
@@ -36,12 +36,10 @@ def test_gymnasium_itself_refuses_to_step_a_row_that_is_over():
         env.step(np.array([0]))
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_rows_out_of_phase_equal_single_environments(parallel):
-    vector = registry.make_vector(dataclasses.replace(CONFIG, parallel=parallel), 3)
-    assert isinstance(vector.unwrapped, AsyncVectorEnv if parallel else SyncVectorEnv)
-    if parallel:  # A fork of a process with JAX in it can hang.
-        assert all(isinstance(process, SpawnProcess) for process in vector.unwrapped.processes)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_out_of_phase_equal_single_environments(workers):
+    vector = registry.make_vector(dataclasses.replace(CONFIG, workers=workers), 3)
+    assert isinstance(vector.unwrapped, WorkerRows if workers else SyncVectorEnv)
     singles = [gymnasium.make("CartPole-v1", max_episode_steps=25) for _ in range(3)]
     rng = np.random.default_rng(0)
     seen, _ = vector.reset(seed=4)

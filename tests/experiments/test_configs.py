@@ -12,7 +12,7 @@ EXPERIMENTS = sorted(path.stem for path in (command_line.CONFIGS / "experiment")
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in command_line.CONFIGS.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hydra")
+    if path.parent.name not in ("experiment", "benchmark", "hydra")
 )
 
 

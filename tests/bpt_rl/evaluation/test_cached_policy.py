@@ -7,16 +7,25 @@ from flax import nnx
 
 from bpt_rl.data.normalisation import Normaliser
 from bpt_rl.data.tokens import TokenReader, feature_width, tokens_per_step
+from bpt_rl.evaluation import compiled_policy
 from bpt_rl.evaluation.cached_policy import TransformerPolicy
+from bpt_rl.evaluation.prompt import chain_of
 from bpt_rl.evaluation.rollout import rollout
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.trajectory_transformer import TrajectoryShape, TrajectoryTransformer
 from bpt_rl.ops.config import Schedule
-from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS, TinyVectorEnv
+from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS, TinyVectorEnv, tiny_source
 from bpt_rl.types import EnvSpec, UserError, Window
+from tests.bpt_rl.nn.sequences import compiled
 
 LENGTHS = ((2, 3), (5, 1, 4), (3,), (1, 5, 2))
 NUM_EPISODES, CHAIN, LONGEST, TARGET = 3, 7, 5, 120.0
+LONGEST_CONTEXT = 40  # Of all tests; windows are padded to it.
+
+
+@pytest.fixture(autouse=True)
+def _compiles_in_a_hurry(monkeypatch):
+    monkeypatch.setattr(compiled_policy, "COMPILER_OPTIONS", {"xla_backend_optimization_level": 0})
 
 
 def _reader(layout, actions):
@@ -29,12 +38,14 @@ def _reader(layout, actions):
     return TokenReader(EnvSpec("tiny", 4, actions, LONGEST), normaliser, layout)
 
 
-def _model(reader, *, taps, num_episodes=NUM_EPISODES, dtype="float32"):
+def _model(reader, *, taps, num_episodes=NUM_EPISODES, dtype="float32", window=0, longest=LONGEST, width=24):
     """Returns a model whose parameters are drawn by NumPy, none of them 0: JAX would compile a draw for every shape."""
     shape = TrajectoryShape(
-        feature_width(reader.spec), tokens_per_step(reader.layout), LONGEST, num_episodes, reader.spec.actions
+        feature_width(reader.spec), tokens_per_step(reader.layout), longest, num_episodes, reader.spec.actions
     )
-    backbone = BackboneConfig(num_layers=2, width=24, num_heads=4, num_kv_heads=2, dtype=dtype)
+    backbone = BackboneConfig(
+        num_layers=2, width=width, num_heads=4, num_kv_heads=2, dtype=dtype, window=window
+    )
     model = nnx.eval_shape(
         lambda: TrajectoryTransformer(
             shape,
@@ -81,6 +92,7 @@ class _Recording:
         }
         state, actions = self.policy.act(state, observation, previous_reward, active)
         self.said.append((contexts, state.parameters.copy()))
+        self.state = state
         for row in np.flatnonzero(active):
             self.lived[row][-1][1].append(actions[row].copy())
         return state, actions
@@ -110,30 +122,35 @@ def _window(episodes, actions):
     )
 
 
-def _play(reader, model, *, capacity=0, num_episodes=NUM_EPISODES):
+def _play(
+    reader, model, *, capacity=0, num_episodes=NUM_EPISODES, cache="compute", lengths=LENGTHS, prompt=None
+):
     policy = TransformerPolicy(
         model,
         reader,
         num_episodes=num_episodes,
-        max_episode_steps=LONGEST,
+        max_episode_steps=max(map(max, lengths)),
         capacity=capacity,
         temperature=0.5,
+        cache=cache,
     )
-    recording = _Recording(policy, len(LENGTHS))
-    env = TinyVectorEnv(LENGTHS, actions=reader.spec.actions)
-    played = rollout(recording, env, episodes_per_row=CHAIN, target_return=TARGET, seed=3)
-    assert len(list(played)) == CHAIN * len(LENGTHS)
+    recording = _Recording(policy, len(lengths))
+    env = TinyVectorEnv(lengths, actions=reader.spec.actions)
+    state = None if prompt is None else policy.start(len(lengths), jax.random.key(3), prompt)
+    played = rollout(recording, env, episodes_per_row=CHAIN, target_return=TARGET, seed=3, state=state)
+    assert len(list(played)) == CHAIN * len(lengths)
     return recording
 
 
 def _largest_difference(recording, reader, model, context_of):
-    forward = nnx.jit(lambda model, window: model(reader.read_window(window)))
+    forward = compiled(lambda model, window: model(reader.read_window(window)))
     differences, num_reads = [], 0
     for contexts, said in recording.said:
         for row, lived in contexts.items():
             window = _window(context_of(lived), reader.spec.actions)
             padded = jax.tree.map(
-                lambda x: np.pad(x, [(0, 0), (0, 20 - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]), window
+                lambda x: np.pad(x, [(0, 0), (0, LONGEST_CONTEXT - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]),
+                window,
             )
             expected = np.asarray(forward(model, padded))[0, window.segments.shape[1] - 1]
             differences.append(np.abs(expected - said[row]).max())
@@ -175,6 +192,66 @@ def test_one_episode_of_context_forgets_the_one_before():
     model = _model(reader, taps=0, num_episodes=1)
     recording = _play(reader, model, num_episodes=1)
     assert _largest_difference(recording, reader, model, lambda lived: lived[-1:]) < 1e-5
+
+
+@pytest.mark.parametrize(("num_episodes", "capacity"), [(1, 2), (3, 0)])
+def test_a_window_bounds_the_cache_and_what_is_read_again_and_not_the_episode(num_episodes, capacity):
+    """The ring of 13 slots comes round; with one episode the context is shorter than an episode."""
+    lengths = ((17, 3), (2, 16, 1))
+    reader = _reader("interleaved", FIVE_ARMS)
+    model = _model(reader, taps=3, num_episodes=num_episodes, window=6, longest=17)
+    recording = _play(reader, model, capacity=capacity, num_episodes=num_episodes, lengths=lengths)
+    assert recording.state.device.layers[0].num_slots == 13
+    context_of = lambda lived: lived[-num_episodes:]
+    assert _largest_difference(recording, reader, model, context_of) < 1e-5
+
+
+def test_a_prompt_is_the_beginning_of_every_context_until_it_leaves():
+    reader = _reader("interleaved", TWO_JOINTS)
+    model = _model(reader, taps=3)
+    source = tiny_source(num_episodes=5, num_tasks=1, observation_size=4, actions=TWO_JOINTS, longest=LONGEST)
+    chosen = np.array([3, 0])
+    recording = _play(reader, model, prompt=chain_of(source, chosen, target_return=TARGET))
+    ascending = chosen[np.argsort(source.returns[chosen])]
+    shown = [
+        [list(source[i].observations), list(source[i].actions), list(source[i].rewards)]
+        for i in ascending.tolist()
+    ]
+    context_of = lambda lived: [*shown, *lived][-NUM_EPISODES:]
+    assert _largest_difference(recording, reader, model, context_of) < 1e-5
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+    reader = _reader("step", FIVE_ARMS)
+    source = tiny_source(num_episodes=3, num_tasks=1, observation_size=4, longest=LONGEST)
+    policy = TransformerPolicy(_model(reader, taps=0), reader, num_episodes=3, max_episode_steps=LONGEST)
+    with pytest.raises(UserError, match=r"a prompt of 3 episodes .* leaves no room"):
+        policy.start(2, jax.random.key(0), chain_of(source, np.arange(3), target_return=1.0))
+
+
+@pytest.mark.parametrize(("cache", "tolerance"), [("bfloat16", 0.1), ("int8", 0.2)])
+def test_narrow_caches_move_what_the_network_says_a_little(cache, tolerance):
+    reader = _reader("step", TWO_JOINTS)
+    model = _model(reader, taps=0)
+    recording = _play(reader, model, cache=cache, lengths=((2, 5), (3, 1, 4)))
+    assert recording.state.device.layers[0].key.dtype.itemsize == {"bfloat16": 2, "int8": 1}[cache]
+    difference = _largest_difference(recording, reader, model, lambda lived: lived[-NUM_EPISODES:])
+    assert 1e-5 < difference < tolerance
+
+
+def test_a_step_of_the_policy_takes_no_scratch_memory_for_its_parameters_or_its_context():
+    """Neither is a stacked parameter sliced by copying, nor a cache copied."""
+    reader = _reader("step", FIVE_ARMS)
+
+    def temp(capacity, width):
+        model = _model(reader, taps=0, width=width)
+        policy = TransformerPolicy(
+            model, reader, num_episodes=3, max_episode_steps=LONGEST, capacity=capacity
+        )
+        return policy._on_device.decode_memory(1).temp_size_in_bytes
+
+    assert temp(8000, 24) <= temp(2000, 24) + 256
+    assert temp(20, 192) < 192 * 192 * 4
 
 
 def test_a_context_that_cannot_hold_one_episode_is_refused():

@@ -31,3 +31,8 @@ def test_values_out_of_range_are_refused_by_name(option):
     (name,) = option
     with pytest.raises(ValueError, match=rf"evaluation.{name} must be .*at least"):
         EvaluationConfig(**option)
+
+
+def test_an_unknown_type_of_cache_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"unknown evaluation.cache 'int4'; known: compute, bfloat16, int8"):
+        EvaluationConfig(cache="int4")

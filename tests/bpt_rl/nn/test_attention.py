@@ -8,6 +8,7 @@ from flax import nnx
 
 from bpt_rl.nn.attention import TransformerLayer, block_spec
 from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.ops import cached_attention
 from bpt_rl.ops.config import Schedule
 from tests.bpt_rl.nn import sequences
 
@@ -38,8 +39,8 @@ def test_a_row_that_reads_nothing_keeps_its_cache():
     before = reader.state
     reader.continue_with(x, [sequences.Part(np.array([0, 1]), np.array([0, 2]))], 3)
     assert reader.state.length.tolist() == [3, 3]
-    np.testing.assert_array_equal(reader.state.key[0], before.key[0])
-    np.testing.assert_array_equal(reader.state.value[0], before.value[0])
+    np.testing.assert_array_equal(reader.state.key[:, 0], before.key[:, 0])
+    np.testing.assert_array_equal(reader.state.value[:, 0], before.value[:, 0])
 
 
 def test_reset_forgets_by_length():
@@ -60,9 +61,31 @@ def test_the_window_narrows_what_a_token_depends_on():
 
 
 def test_grouped_heads_have_smaller_caches():
-    assert _layer().init_state(3, 7).key.shape == (3, 2, 7, 3)
-    assert _layer(num_kv_heads=0, dtype="bfloat16").init_state(3, 7).value.shape == (3, 4, 7, 3)
-    assert _layer(dtype="bfloat16").init_state(3, 7).value.dtype == jnp.bfloat16
+    assert _layer().init_state(3, 7).key.shape == (1, 3, 2, 3, 8)
+    narrow = _layer(num_kv_heads=0, dtype="bfloat16").init_state(3, 7)
+    assert narrow.value.shape == (1, 3, 4, 8, 3)
+    assert narrow.value.dtype.itemsize == 2
+
+
+def test_a_window_bounds_the_cache_whatever_the_capacity():
+    assert _layer(window=5).init_state(1, 10_000).num_slots < 20
+    assert _layer(window=500).init_state(1, 7).num_slots == 8
+
+
+def test_a_cache_that_is_begun_at_once_goes_on_like_one_read_token_by_token():
+    layer = _layer(Schedule(query_block=3, key_block=5), window=4)
+    x = np.random.default_rng(0).normal(size=(2, 13, 12)).astype(np.float32)
+    reader = sequences.Reader(layer, 2, capacity=20)
+    one_by_one = [sequences.Part(np.ones(2, int), np.zeros(2, int))]
+    reader.continue_with(x, 12 * one_by_one, 1)
+    begun = sequences.Reader(layer, 2, capacity=20)
+    new = cached_attention.new_rows(begun.state, window=4)
+    context = sequences.context(np.ones((2, 12), bool))
+    y, part = layer(jnp.asarray(x[:, :12]), context, new)
+    begun.state, begun.read = cached_attention.put_rows(begun.state, part, jnp.arange(2)), reader.read.copy()
+    np.testing.assert_allclose(y, sequences.whole(layer, x, np.array([12, 12]))[:, :12], rtol=1e-4, atol=1e-5)
+    expected, actual = (each.continue_with(x, one_by_one, 1)[:, 12] for each in (reader, begun))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_are_float32_and_a_layer_starts_near_the_identity_in_scale():

@@ -145,6 +145,7 @@ def test_parameters_and_loss_are_float32_whatever_the_features(name):
     assert parameters.dtype == jnp.float32
     assert head.loss(parameters, chosen).dtype == jnp.float32
     assert head.loss(parameters, chosen).shape == (B, L)
+    assert parameters.size == B * L * head.num_outputs
 
 
 def test_auto_suits_the_kind_of_actions():

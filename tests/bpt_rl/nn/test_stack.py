@@ -60,7 +60,7 @@ def test_parameters_lie_along_a_leading_axis_of_layers():
 def test_each_layer_has_a_state_of_its_own():
     stack = _transformer(2)
     states = stack.init_state(3, 7)
-    assert [state.key.shape for state in states] == [(3, 2, 7, 4)] * 2
+    assert [state.key.shape for state in states] == [(1, 3, 2, 4, 8)] * 2
     full = tuple(state._replace(length=jnp.asarray([1, 2, 3])) for state in states)
     emptied = stack.reset(full, jnp.asarray([False, True, False]))
     assert [state.length.tolist() for state in emptied] == [[1, 0, 3]] * 2

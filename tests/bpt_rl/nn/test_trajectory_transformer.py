@@ -9,6 +9,7 @@ from flax import nnx
 from bpt_rl.nn import trajectory_transformer
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.trajectory_transformer import TrajectoryShape, TrajectoryTransformer
+from bpt_rl.ops import token_blocks
 from bpt_rl.ops.config import Schedule
 from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS
 from bpt_rl.types import Tokens
@@ -183,6 +184,40 @@ def test_a_model_trained_under_one_schedule_is_the_same_model_under_another():
         assert np.abs(untrained - expected).max() > 1e-3
         nnx.update(other, parameters)
         np.testing.assert_allclose(_read_with_dropout(other, tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+def _lagged(tokens: Tokens) -> Tokens:
+    """A reader that looks at the step before: adds its features."""
+    before = jnp.pad(tokens.features, ((0, 0), (G, 0), (0, 0)))[:, :-G]
+    return tokens._replace(features=tokens.features + before)
+
+
+@pytest.mark.parametrize("block_steps", [2, 4])
+@pytest.mark.parametrize("taps", [0, 4])
+@pytest.mark.parametrize("read", [None, _lagged], ids=["tokens", "read"])
+def test_losses_block_by_block_are_the_losses_of_whole_rows(monkeypatch, block_steps, taps, read):
+    """In value and gradient, where embedding, convolution, head and loss see two or four of nine steps at a time."""
+    backbone = BackboneConfig(**{**BACKBONE.__dict__, "num_layers": 1, "embedding_dropout": 0.2})
+    model, tokens, key = _model(backbone=backbone, taps=taps), _tokens(PACKED), jax.random.key(5)
+    actions = jnp.asarray(np.random.default_rng(2).integers(0, 5, (2, 9)), jnp.int32)
+    weights = jax.random.normal(jax.random.key(6), (2, 9))
+
+    def whole(model, tokens):
+        parameters = model(tokens if read is None else read(tokens), dropout_key=key)
+        losses = model.head.loss(parameters, actions)
+        return (losses * weights).sum(), losses
+
+    def in_blocks(model, tokens):
+        losses = model.action_losses(tokens, actions, read=read, dropout_key=key)
+        return (losses * weights).sum(), losses
+
+    run = lambda function: sequences.compiled(nnx.value_and_grad(function, has_aux=True))(model, tokens)
+    (_, expected), expected_gradients = run(whole)
+    monkeypatch.setattr(token_blocks, "choose_steps", lambda **sizes: block_steps)
+    (_, losses), gradients = run(in_blocks)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_each_kind_of_dropout_does_something_and_none_without_a_key():

@@ -1,0 +1,99 @@
+"""From the CSV files of a folder to `table.md` and figures: `python -m experiments.measurements.report FOLDER`.
+
+The CSV files may come from several runs: put them in one folder, each with its own `environment.json` or one for all.
+"""
+
+import argparse
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bpt_rl.types import UserError
+from experiments import run_directory
+from experiments.measurements.config import PARTS
+from experiments.measurements.tables import Table
+
+TABLE = "table.md"
+MODULES = {"time": "step_time", "training": "training_step"}
+TUNING = "tuning"
+
+
+def part(name: str) -> ModuleType:
+    """Returns the module of a part: it offers `measure(job)`, which yields rows, and `tables(rows)`."""
+    return importlib.import_module(f"experiments.measurements.{MODULES.get(name, name)}")
+
+
+def tables(folder: Path, name: str) -> list[Table]:
+    """Returns the tables of a part from its CSV file; none where it has no rows."""
+    rows = run_directory.read_csv(folder / f"{name}.csv")
+    return part(name).tables(rows) if rows else []
+
+
+def write(folder: Path, skipped: Mapping[str, str]) -> None:
+    """Writes `table.md` and, where matplotlib is installed, the figures.
+
+    Args:
+        folder: with the CSV files.
+        skipped: parts that were not measured, and why.
+    """
+    sections = [markdown(folder)]
+    sections += [f"Not measured: {name} ({reason})." for name, reason in skipped.items()]
+    (folder / TABLE).write_text("\n\n".join(section for section in sections if section) + "\n")
+    _draw(folder)
+
+
+def markdown(folder: Path) -> str:
+    """Returns the tables of all parts in a folder, after a line that says where they were measured."""
+    found = [name for name in (*PARTS, TUNING) if (folder / f"{name}.csv").is_file()]
+    sections = [table.markdown() for name in found for table in tables(folder, name)]
+    return "\n\n".join([_where(folder), *sections])
+
+
+def _where(folder: Path) -> str:
+    path = folder / run_directory.ENVIRONMENT
+    if not path.is_file():
+        return ""
+    environment: dict[str, Any] = json.loads(path.read_text())
+    versions = environment["versions"]
+    libraries = ", ".join(
+        f"{name} {versions[name]}" for name in ("jax", "jaxlib", "flax") if name in versions
+    )
+    commit = (environment["commit"] or "unknown commit")[:9]
+    device, processor = environment["device"], environment.get("processor", "processor unknown")
+    cores = f"{environment.get('usable_cores', environment['num_cores'])} of {environment['num_cores']} cores"
+    return f"Measured on {device} ({processor}, {cores}); {libraries}; commit {commit}."
+
+
+def _draw(folder: Path) -> None:
+    from experiments import figures
+    from experiments.measurements import cost_figures
+
+    try:
+        figures.require_matplotlib()
+    except UserError as error:
+        print(f"no figures: {error}", flush=True)
+        return
+    cost_figures.draw(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the entry point."""
+    from experiments import command_line
+
+    parser = argparse.ArgumentParser(prog="python -m experiments.measurements.report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds the CSV files")
+    folder = parser.parse_args(arguments).folder
+    with command_line.reported_errors():
+        if not any((folder / f"{name}.csv").is_file() for name in (*PARTS, TUNING)):
+            raise UserError(
+                f"{folder} holds no results of the benchmark; expected CSV files such as memory.csv"
+            )
+        write(folder, {})
+        print(f"tables in {folder / TABLE}")
+
+
+if __name__ == "__main__":
+    main()

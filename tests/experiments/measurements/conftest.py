@@ -1,0 +1,28 @@
+"""A benchmark so small that only its arithmetic counts."""
+
+import jax
+import pytest
+
+from experiments.measurements.config import MeasurementConfig
+from experiments.measurements.job import Job
+
+
+@pytest.fixture
+def make_job(tmp_path):
+    """Makes the job of a tiny stack with the options given."""
+
+    def make(*, peers: str = "", **options) -> Job:
+        tiny = {"num_layers": 1, "width": 8, "num_heads": 2, "repeats": 1, "policies": ["blockwise"]}
+        tiny |= {"training_layers": 1, "training_width": 8, "training_heads": 2}
+        return Job(MeasurementConfig(**(tiny | options)), tmp_path, peers)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation():
+    """What is measured here does not have to be fast, but there soon."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
