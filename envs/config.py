@@ -21,7 +21,7 @@ class EnvConfig:
         training_maps: maps that learners are trained on; their task ids are 0, 1, 2, ...
         held_out_maps: maps for evaluation; their task ids follow those of the training maps.
         d4rl_rewards: rewards of the Adroit hand as D4RL recorded them; False takes the simulator's own.
-        parallel: play each environment of a Gymnasium id in a spawned process of its own.
+        workers: processes that step the environments of a Gymnasium id, several in each; 0 steps them in this one.
     """
 
     name: str = "dark_room"
@@ -34,7 +34,7 @@ class EnvConfig:
     training_maps: int = 1000
     held_out_maps: int = 128
     d4rl_rewards: bool = True
-    parallel: bool = False
+    workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
@@ -49,6 +49,7 @@ class EnvConfig:
             ("num_arms", 2),
             ("training_maps", 1),
             ("held_out_maps", 1),
+            ("workers", 0),
         ):
             if getattr(self, option) < least:
                 raise ValueError(f"env.{option} must be at least {least}, got {getattr(self, option)}")

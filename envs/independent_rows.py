@@ -1,4 +1,4 @@
-"""Gymnasium environments side by side whose rows begin and end on their own, in one process or in many.
+"""Gymnasium environments side by side whose rows begin and end on their own, in one process or in several.
 
 Gymnasium's vectors with autoreset disabled refuse to step once any row is over (an `AssertionError` as of 1.4), but
 the rows of a rollout end at different times. So a row that is over does not tell the vector: `HoldAfterEnd` plays
@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from envs.task_vector import row_seeds, rows_to_reset
 
@@ -48,7 +48,7 @@ class HoldAfterEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
 class IndependentRows(VectorWrapper):
     """A vector of `HoldAfterEnd` environments: flags stay up from the end of a row until it is reset."""
 
-    def __init__(self, env: SyncVectorEnv | AsyncVectorEnv):
+    def __init__(self, env: SyncVectorEnv):
         super().__init__(env)
         self._vector = env
         self._terminated = np.zeros(self.num_envs, bool)
@@ -83,17 +83,16 @@ class IndependentRows(VectorWrapper):
 
 
 def side_by_side(
-    makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]], *, parallel: bool
+    makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]], *, workers: int
 ) -> VectorEnv[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the environments that `makers` make as one vector whose rows begin and end on their own.
 
     Args:
         makers: one for each row; each returns a `HoldAfterEnd`.
-        parallel: give each row a process of its own. The processes are spawned: a fork of a process that runs JAX's
-            threads can hang.
+        workers: processes that step the rows; 0 steps them in this one.
     """
-    if parallel:
-        vector = AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
-    else:
-        vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
-    return IndependentRows(vector)
+    if workers:
+        from envs.workers import WorkerRows
+
+        return WorkerRows(makers, workers)
+    return IndependentRows(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED))

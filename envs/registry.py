@@ -107,7 +107,7 @@ def _make_simulators(
         functools.partial(simulators.make_single, config, "rgb_array" if row < num_rendered else None)
         for row in range(len(tasks))
     ]
-    return independent_rows.side_by_side(makers, parallel=config.parallel)
+    return independent_rows.side_by_side(makers, workers=config.workers)
 
 
 def _split(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:

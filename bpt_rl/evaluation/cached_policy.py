@@ -3,21 +3,22 @@
 The context of a row is its current episode and the last n - 1 before it, chronologically. While it fills, every step
 is appended to the caches. When an episode begins and the context is full, the oldest episode leaves; all places in
 the chain move down by one, so the row's remaining episodes are read again, blockwise, in one pass (a re-prefill).
+
+A network whose layers see a window only keeps that window. With one episode of context nothing is then left that grows
+with the episode; with more, the steps are kept on the host, and as many of them are read again as the network reaches
+back.
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bpt_rl.data.tokens import TokenReader, action_features, tokens_per_step
+from bpt_rl.data.tokens import TokenReader
+from bpt_rl.evaluation import compiled_policy
+from bpt_rl.evaluation.step_record import StepRecord
 from bpt_rl.nn.trajectory_transformer import DecodeState, TrajectoryTransformer
-from bpt_rl.types import StepInputs, UserError
+from bpt_rl.types import UserError, Window
 
 SMALLEST_PREFILL = (
     16  # environment steps; prefill lengths are powers of two from here, to bound recompilation
@@ -32,26 +33,35 @@ class PolicyState:
         device: caches of all rows.
         key: random key; folded with `num_acts` for every call.
         num_acts: calls of `act` so far.
-        context: the context of every row, `[B, capacity]` environment steps, on the host.
+        context: the steps of every row's context, as lines of a `StepRecord`, on the host; of the newest step only
+            where nothing is ever read again.
         filled: steps in each row's context.
         starts: for each row, where the episodes of its context begin.
         is_pending: rows whose next step begins an episode.
         target: target return of the current (or pending) episode, raw units.
         remaining: target minus the rewards so far of the current episode, raw units.
-        last_action: latest action of each row, as features.
-        parameters: what the head said at the last `act`, for tests and inspection.
+        observation: latest observation of each row, normalised.
+        action: latest action of each row, as features.
+        timestep: of each row's latest step, within its episode.
+        has_acted: rows that have; before, the step before the present one is the prompt's last.
+        prompt_reward: reward of the prompt's last step, raw units; 0 without a prompt.
+        parameters: what the head said at the last `act`, flat, for tests and inspection.
     """
 
     device: DecodeState
     key: Key[Array, ""]
     num_acts: int
-    context: StepInputs
+    context: Float[np.ndarray, "B steps width"]
     filled: Int[np.ndarray, " B"]
     starts: list[list[int]]
     is_pending: Bool[np.ndarray, " B"]
     target: Float[np.ndarray, " B"]
     remaining: Float[np.ndarray, " B"]
-    last_action: Float[np.ndarray, "B A"]
+    observation: Float[np.ndarray, "B O"]
+    action: Float[np.ndarray, "B A"]
+    timestep: Int[np.ndarray, " B"]
+    has_acted: Bool[np.ndarray, " B"]
+    prompt_reward: float = 0.0
     parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -64,8 +74,10 @@ class TransformerPolicy:
         num_episodes: n, episodes in the context, the current one included.
         max_episode_steps: longest episode that can occur, in environment steps.
         capacity: most environment steps in the context; 0 takes n times `max_episode_steps`. Where less, older
-            episodes leave early enough for a whole episode to fit.
+            episodes leave early enough for a whole episode to fit. With a window and one episode of context it bounds
+            nothing.
         temperature: 0 takes the most likely action, 1 samples from the head's distribution.
+        cache: type of the cached keys and values, see `EvaluationConfig`.
     """
 
     def __init__(
@@ -77,37 +89,60 @@ class TransformerPolicy:
         max_episode_steps: int,
         capacity: int = 0,
         temperature: float = 1.0,
+        cache: str = "compute",
     ):
         self.reader = reader
         self.num_episodes = num_episodes
         self.max_episode_steps = max_episode_steps
         self.capacity = capacity or num_episodes * max_episode_steps
+        reach = compiled_policy.reach(model)
+        if reach and num_episodes == 1:
+            self.capacity = max_episode_steps
         if self.capacity < max_episode_steps:
             raise UserError(
                 f"an episode of the environment may take {max_episode_steps} steps, but the context holds "
                 f"{self.capacity}; set context.steps to at least {max_episode_steps}, or to 0"
             )
-        graphdef, self._params = nnx.split(model)
-        self._init_state = model.init_state
-        self._decode, self._prefill = _compiled(
-            graphdef, reader, temperature, self.capacity * tokens_per_step(reader.layout)
+        num_tokens = model.tokens_per_step
+        # Steps that can have a part in what the network says of the next one.
+        self._reach = -(-reach // num_tokens) if reach else self.capacity
+        self._record = StepRecord.of(reader.spec)
+        self._on_device = compiled_policy.OnDevice(
+            model, reader, capacity=self.capacity * num_tokens, temperature=temperature, cache=cache
         )
 
-    def start(self, num_rows: int, key: Key[Array, ""]) -> PolicyState:
-        """Returns the state of `num_rows` rows before any episode."""
-        capacity = self.capacity * tokens_per_step(self.reader.layout)
-        return PolicyState(
-            device=self._init_state(num_rows, capacity),
+    def start(self, num_rows: int, key: Key[Array, ""], prompt: Window | None = None) -> PolicyState:
+        """Returns the state of `num_rows` rows before any episode of theirs.
+
+        Args:
+            num_rows: B.
+            key: of the sampled actions.
+            prompt: one row with one chain of whole episodes that every context begins with. It is read once, and
+                copied; its episodes leave like any others.
+
+        Raises:
+            UserError: the prompt leaves no room for an episode.
+        """
+        reads_again = self.num_episodes > 1
+        rows = lambda *shape: np.zeros((num_rows, *shape), np.float32)
+        state = PolicyState(
+            device=self._on_device.empty(num_rows),
             key=key,
             num_acts=0,
-            context=_empty_inputs(num_rows, self.capacity, self.reader),
+            context=np.full(
+                (num_rows, self.capacity if reads_again else 1, self._record.width), 0, np.float32
+            ),
             filled=np.zeros(num_rows, np.int64),
             starts=[[] for _ in range(num_rows)],
             is_pending=np.zeros(num_rows, bool),
             target=np.zeros(num_rows),
             remaining=np.zeros(num_rows),
-            last_action=np.zeros((num_rows, self.reader.spec.actions.width), np.float32),
+            observation=rows(self._record.observation_size),
+            action=rows(self._record.action_width),
+            timestep=np.zeros(num_rows, np.int64),
+            has_acted=np.zeros(num_rows, bool),
         )
+        return state if prompt is None else self._read_prompt(state, prompt)
 
     def begin_episode(
         self, state: PolicyState, rows: Bool[np.ndarray, " B"], target_return: Float[np.ndarray, " B"]
@@ -127,24 +162,24 @@ class TransformerPolicy:
         """Appends the present step to the context of the active rows and returns the actions of all rows."""
         if (active & ~state.is_pending & (state.filled == 0)).any():
             raise ValueError("act needs begin_episode first: an active row has no episode")
+        if not state.has_acted.all():
+            previous_reward = np.where(state.has_acted, previous_reward, state.prompt_reward)
+            state.has_acted |= active
         stale = np.zeros(len(active), bool)
         reaches_target = state.remaining - previous_reward <= 0
         for row in np.flatnonzero(active & state.is_pending):
             stale[row] = self._make_room(state, int(row))
-        self._append(state, observation, previous_reward, active, reaches_target)
-        self._read_again(state, stale & (state.filled > 1))
-        state.device, actions, features, parameters = self._decode(
-            self._params,
-            state.device,
-            self._present(state, active),
-            stale & (state.filled == 1),
-            jax.random.fold_in(state.key, state.num_acts),
+        present = self._append(state, observation, previous_reward, active, reaches_target)
+        if stale.any():
+            self._read_again(state, stale & (state.filled > 1))
+        state.device, said = self._on_device.decode(
+            state.device, present, stale & (state.filled == 1), state.key, state.num_acts
         )
-        state.last_action[active] = np.asarray(features)[active]
-        state.parameters = np.asarray(parameters)
+        state.action[active] = said.features[active]
+        state.parameters = said.parameters
         _require_finite(state, active)
         state.num_acts += 1
-        return state, np.asarray(actions)
+        return state, said.actions
 
     def _make_room(self, state: PolicyState, row: int) -> bool:
         """Drops the oldest episodes until one more fits; says whether the caches no longer match the context."""
@@ -159,13 +194,16 @@ class TransformerPolicy:
             return False
         shift = starts[num_dropped] if num_dropped < len(starts) else int(state.filled[row])
         kept = int(state.filled[row]) - shift
-        for column in state.context:
-            column[row, :kept] = column[row, shift : shift + kept]
-        state.context.episode_index[row, :kept] -= num_dropped
         state.starts[row] = [start - shift for start in starts[num_dropped:]]
         state.filled[row] = kept
         if kept:
-            _forget_previous(state.context, row, 0)
+            context, places = state.context[row], self._record.places
+            context[:kept] = context[shift : shift + kept]
+            context[:kept, places["episode_index"]] -= num_dropped
+            # The first step of a context has no step before it, as in training.
+            for name in places:
+                if name.startswith("previous_") or name == "has_previous":
+                    context[0, places[name]] = 0
         return True
 
     def _append(
@@ -175,67 +213,108 @@ class TransformerPolicy:
         previous_reward: Float[np.ndarray, " B"],
         active: Bool[np.ndarray, " B"],
         reaches_target: Bool[np.ndarray, " B"],
-    ) -> None:
-        """Writes the present step behind each active row's context, with what is now known of the one before."""
-        normaliser, context = self.reader.normaliser, state.context
-        rows = np.flatnonzero(active)
-        is_first, at, before = state.is_pending[rows], state.filled[rows], state.filled[rows] - 1
-        has_previous = at > 0
-        state.remaining[rows] = np.where(
-            is_first, state.target[rows], state.remaining[rows] - previous_reward[rows]
+    ) -> Float[np.ndarray, "B width"]:
+        """Returns the present step of every row, with what is now known of the one before; inactive rows are invalid.
+
+        Writes it behind the context of the active rows.
+        """
+        normaliser, is_first = self.reader.normaliser, state.is_pending & active
+        goes_on = active & ~is_first
+        has_previous = state.filled > 0
+        state.remaining = np.where(
+            is_first, state.target, np.where(active, state.remaining - previous_reward, state.remaining)
         )
-        for row, place in zip(rows[is_first], at[is_first], strict=True):
-            state.starts[row].append(int(place))
-        timestep = np.where(is_first, 0, context.timestep[rows, before] + 1)
-        if (timestep >= self.max_episode_steps).any():
+        for row in np.flatnonzero(is_first):
+            state.starts[row].append(int(state.filled[row]))
+        state.timestep = np.where(is_first, 0, state.timestep + goes_on)
+        if (state.timestep[active] >= self.max_episode_steps).any():
             raise UserError(
                 f"an episode went on past {self.max_episode_steps} steps; give the environment's real limit as "
                 "env.max_episode_steps"
             )
-        columns = context._asdict()
-        columns["observation"][rows, at] = (
-            observation[rows] - normaliser.observation_mean
-        ) / normaliser.observation_std
-        columns["previous_observation"][rows, at] = context.observation[rows, before] * has_previous[:, None]
-        columns["previous_action"][rows, at] = state.last_action[rows] * has_previous[:, None]
-        columns["previous_reward"][rows, at] = previous_reward[rows] / normaliser.reward_scale * has_previous
-        columns["previous_completion"][rows, at] = reaches_target[rows] & is_first & has_previous
+        seen = ((observation - normaliser.observation_mean) / normaliser.observation_std).astype(np.float32)
+        lines, places = np.zeros((len(active), self._record.width), np.float32), self._record.places
+        lines[:, places["observation"]] = seen
+        lines[:, places["previous_observation"]] = state.observation * has_previous[:, None]
+        lines[:, places["previous_action"]] = state.action * has_previous[:, None]
+        lines[:, places["previous_reward"]] = previous_reward / normaliser.reward_scale * has_previous
+        lines[:, places["previous_completion"]] = reaches_target & is_first & has_previous
         with np.errstate(over="ignore"):  # A target beyond float32 is found out by what the network says.
-            columns["return_to_go"][rows, at] = state.remaining[rows] / normaliser.return_scale
-        columns["is_first"][rows, at] = is_first
-        columns["has_previous"][rows, at] = has_previous
-        columns["timestep"][rows, at] = timestep
-        columns["episode_index"][rows, at] = [len(state.starts[row]) - 1 for row in rows]
-        columns["segment"][rows, at] = 1
+            lines[:, places["return_to_go"]] = state.remaining / normaliser.return_scale
+        lines[:, places["is_first"]] = is_first
+        lines[:, places["has_previous"]] = has_previous
+        lines[:, places["timestep"]] = state.timestep
+        lines[:, places["episode_index"]] = [max(len(starts) - 1, 0) for starts in state.starts]
+        lines[:, places["segment"]] = active
+        rows = np.flatnonzero(active)
+        state.context[rows, state.filled[rows] if self.num_episodes > 1 else 0] = lines[rows]
+        state.observation[rows] = seen[rows]
         state.filled[rows] += 1
-        state.is_pending[rows] = False
-
-    def _present(self, state: PolicyState, active: Bool[np.ndarray, " B"]) -> StepInputs:
-        """The newest step of every row; inactive rows are invalid."""
-        at = np.maximum(state.filled - 1, 0)
-        rows = np.arange(len(active))
-        present = StepInputs(*(column[rows, at][:, None] for column in state.context))
-        return present._replace(segment=active[:, None].astype(np.int32))
+        state.is_pending &= ~active
+        return lines
 
     def _read_again(self, state: PolicyState, rows: Bool[np.ndarray, " B"]) -> None:
         """Recomputes the caches of `rows` from their contexts, without the newest step."""
         chosen = np.flatnonzero(rows)
         if not len(chosen):
             return
+        # Rows that only fill the shape up are the last one again.
         num_rows = min(_power_of_two(len(chosen), 1), len(rows))
-        num_steps = min(_power_of_two(int(state.filled[chosen].max()) - 1, SMALLEST_PREFILL), self.capacity)
-        gathered = np.concatenate([chosen, np.zeros(num_rows - len(chosen), np.int64)])
-        steps = StepInputs(*(column[gathered, :num_steps] for column in state.context))
-        is_past = np.arange(num_steps)[None] < (state.filled[gathered] - 1)[:, None]
-        # Rows that only fill the shape up are written nowhere.
-        target = np.concatenate([chosen, np.full(num_rows - len(chosen), len(rows))])
-        steps = steps._replace(segment=is_past.astype(np.int32))
-        state.device = self._prefill(self._params, state.device, steps, target)
+        chosen = np.concatenate([chosen, np.full(num_rows - len(chosen), chosen[-1])])
+        self._prefill(state, chosen, state.filled[chosen] - 1, chosen)
+
+    def _prefill(
+        self,
+        state: PolicyState,
+        sources: Int[np.ndarray, " R"],
+        num_past: Int[np.ndarray, " R"],
+        rows: Int[np.ndarray, " R2"],
+    ) -> None:
+        """Reads the first `num_past` steps of the contexts of `sources`, as far as the network reaches back.
+
+        What is computed goes to `rows`: one for each source, or more for a single source.
+        """
+        num_steps = min(int(num_past.max()), self._reach)
+        padded = min(_power_of_two(num_steps, SMALLEST_PREFILL), self.capacity)
+        first = np.maximum(num_past - self._reach, 0)
+        place = first[:, None] + np.arange(padded)[None]
+        is_past = place < num_past[:, None]
+        lines = state.context[sources[:, None], np.minimum(place, self.capacity - 1)]
+        lines[..., self._record.places["segment"]] = is_past
+        state.device = self._on_device.prefill(state.device, lines, rows)
+
+    def _read_prompt(self, state: PolicyState, prompt: Window) -> PolicyState:
+        """Writes the prompt into every context, and into the caches."""
+        inputs, actions = compiled_policy.read_chain(prompt, self.reader)
+        lines = self._record.pack(inputs)
+        num_steps = lines.shape[1]
+        starts = np.flatnonzero(np.asarray(prompt.timesteps)[0] == 0)
+        if len(prompt.segments) != 1 or not (np.asarray(prompt.segments) == 1).all() or starts[0] != 0:
+            raise ValueError("a prompt is one row that one chain of whole episodes fills")
+        if len(starts) >= self.num_episodes or num_steps + self.max_episode_steps > self.capacity:
+            raise UserError(
+                f"a prompt of {len(starts)} episodes and {num_steps} steps leaves no room for an episode of up to "
+                f"{self.max_episode_steps} steps: the context holds {self.num_episodes} episodes and {self.capacity} "
+                f"steps. Take a shorter prompt, or train with more context.episodes"
+            )
+        num_rows = len(state.filled)
+        state.context[:, :num_steps] = lines
+        state.filled[:] = num_steps
+        state.starts = [starts.tolist() for _ in range(num_rows)]
+        state.observation[:] = lines[0, -1, self._record.places["observation"]]
+        state.action[:] = actions[0, -1]
+        state.prompt_reward = float(prompt.rewards[0, -1])
+        # So that the last episode ends as the prompt says, whatever the rounding of its sum.
+        state.remaining[:] = state.prompt_reward + (0 if prompt.completions[0, -1] else 1)
+        source = np.zeros(1, np.int64)
+        self._prefill(state, source, state.filled[:1], np.arange(num_rows))
+        return state
 
 
 def _require_finite(state: PolicyState, active: Bool[np.ndarray, " B"]) -> None:
     """An argmax over NaN is an action like any other, so the network's own words are looked at."""
-    is_bad = active & ~np.isfinite(state.parameters).reshape(len(active), -1).all(axis=1)
+    is_finite = np.isfinite(state.parameters).all(axis=1)
+    is_bad = active & ~is_finite
     if is_bad.any():
         row = int(np.flatnonzero(is_bad)[0])
         raise UserError(
@@ -243,53 +322,6 @@ def _require_finite(state: PolicyState, active: Bool[np.ndarray, " B"]) -> None:
             f"finite numbers. Ask for a return of the dataset's size, or, if the checkpoint has diverged, train with a "
             f"lower optimizer.learning_rate"
         )
-
-
-@functools.lru_cache(maxsize=16)  # An agent that is evaluated again does not compile again.
-def _compiled(
-    graphdef: Any, reader: TokenReader, temperature: float, capacity: int
-) -> tuple[Callable, Callable]:
-    """Returns the two device functions; both consume the state they are given."""
-
-    def decode(params, state, inputs, reset, key):
-        model = nnx.merge(graphdef, params)
-        parameters, state = model.decode(reader.read(inputs), model.reset(state, reset))
-        actions = model.head.choose(parameters, key=key, temperature=temperature)
-        return state, actions[:, 0], action_features(actions, reader.spec.actions)[:, 0], parameters[:, 0]
-
-    def prefill(params, state, inputs, rows):
-        model = nnx.merge(graphdef, params)
-        _, fresh = model.decode(reader.read(inputs), model.init_state(inputs.segment.shape[0], capacity))
-        return jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), state, fresh)
-
-    return jax.jit(decode, donate_argnums=1), jax.jit(prefill, donate_argnums=1)
-
-
-def _empty_inputs(num_rows: int, num_steps: int, reader: TokenReader) -> StepInputs:
-    shape, spec = (num_rows, num_steps), reader.spec
-    scalar = lambda dtype: np.zeros(shape, dtype)
-    return StepInputs(
-        observation=np.zeros((*shape, spec.observation_size), np.float32),
-        previous_observation=np.zeros((*shape, spec.observation_size), np.float32),
-        previous_action=np.zeros((*shape, spec.actions.width), np.float32),
-        previous_reward=scalar(np.float32),
-        previous_completion=scalar(np.float32),
-        return_to_go=scalar(np.float32),
-        is_first=scalar(np.float32),
-        has_previous=scalar(bool),
-        timestep=scalar(np.int32),
-        episode_index=scalar(np.int32),
-        segment=scalar(np.int32),
-    )
-
-
-def _forget_previous(context: StepInputs, row: int, step: int) -> None:
-    """The first step of a context has no step before it, as in training."""
-    context.previous_observation[row, step] = 0
-    context.previous_action[row, step] = 0
-    context.previous_reward[row, step] = 0
-    context.previous_completion[row, step] = 0
-    context.has_previous[row, step] = False
 
 
 def _power_of_two(number: int, smallest: int) -> int:

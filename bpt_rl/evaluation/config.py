@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+CACHES = ("compute", "bfloat16", "int8")
+
 
 @dataclass(unsafe_hash=True)
 class EvaluationConfig:
@@ -15,6 +17,8 @@ class EvaluationConfig:
             the dataset.
         temperature: 0 acts greedily, 1 samples from the agent's distribution.
         seed: of the environments and the sampled actions; the training seed has no part in it.
+        cache: how keys and values are kept while acting: in the network's `compute` type, as `bfloat16` (half of
+            float32), or as `int8` with a scale per token and head (a quarter).
     """
 
     episodes: int = 16
@@ -23,6 +27,7 @@ class EvaluationConfig:
     target_returns: list[float] = field(default_factory=list, hash=False)
     temperature: float = 0.5
     seed: int = 42
+    cache: str = "compute"
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
@@ -36,3 +41,5 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.temperature must be a number, at least 0, got {self.temperature}")
         if self.seed < 0:
             raise ValueError(f"evaluation.seed must be at least 0, got {self.seed}")
+        if self.cache not in CACHES:
+            raise ValueError(f"unknown evaluation.cache {self.cache!r}; known: {', '.join(CACHES)}")

@@ -55,6 +55,7 @@ def rollout(
     target_return: float | int | Float[np.ndarray, " B"],
     seed: int,
     key: Array | None = None,
+    state: Any = None,
 ) -> Iterator[FinishedEpisode]:
     """Yields `episodes_per_row` episodes of every row, each as soon as it ends.
 
@@ -68,6 +69,7 @@ def rollout(
         target_return: what to ask for at the start of every episode, raw units, the same for all rows or one each.
         seed: of the environments.
         key: of the policy; by default made from `seed`.
+        state: what `policy.start` returned for as many rows, where it was told more than the key (such as a prompt).
 
     Yields:
         The episodes, those that end at the same step in the order of their rows.
@@ -84,7 +86,8 @@ def rollout(
     num_rows = env.num_envs
     targets = np.broadcast_to(np.asarray(target_return, np.float64), (num_rows,)).copy()
     filler = _harmless_actions(env)
-    state = policy.start(num_rows, jax.random.key(seed) if key is None else key)
+    if state is None:
+        state = policy.start(num_rows, jax.random.key(seed) if key is None else key)
     at = _Progress(*(np.full(num_rows, value) for value in (True, 0, 0.0, 0)))
     begins, previous_reward = np.ones(num_rows, bool), np.zeros(num_rows)
     observation, _ = env.reset(seed=seed)

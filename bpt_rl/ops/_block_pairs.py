@@ -198,9 +198,9 @@ def _diagonal(
 
     def of_tile(index: Array, carry: Carry) -> Carry:
         mine, others = carry
-        at = Slice(rows[index] * tile, tile, tile)
-        part_sight = sight._replace(queries=Slice(start + at.start, tile, tile))
-        keys = Slice(start + columns[index] * tile, tile, tile)
+        at = Slice(rows[index] * tile, tile)
+        part_sight = sight._replace(queries=Slice(start + at.start, tile))
+        keys = Slice(start + columns[index] * tile, tile)
         part = jax.tree.map(lambda x: masks.take(x, at, axis=-1), mine)
         part, others = fold(part_sight, here.cut(at), keys, (part, others), 0)
         return jax.tree.map(lambda x, new: put(x, new, at, axis=-1), mine, part), others

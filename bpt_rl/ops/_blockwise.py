@@ -198,7 +198,7 @@ def _forward(
     dropout = AttentionDropout(blocks.dropout_rate, dropout_key)
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        queries = Slice(index * blocks.query, blocks.query, blocks.query)
+        queries = Slice(index * blocks.query, blocks.query)
         part, log_sum_exp = attend_block(
             masks.take(query, queries, axis=3), key, value, mask, dropout, queries, blocks=blocks
         )
@@ -216,7 +216,7 @@ def _backward(blocks: Blocks, residuals: tuple, d_attended: Array) -> tuple:
 
     def body(index: Array, carry: Carry) -> Carry:
         d_query, d_key, d_value = carry
-        queries = Slice(index * blocks.query, blocks.query, blocks.query)
+        queries = Slice(index * blocks.query, blocks.query)
         here = lambda x: masks.take(x, queries, axis=3)
         d_part, d_key, d_value = attend_block_backward(
             here(query),

@@ -302,7 +302,7 @@ def _whole(plan: Plan, read: Reader, like: Array) -> Array:
 
 
 def _tokens(plan: Plan, index: Index) -> Slice:
-    return Slice(index * plan.blocks.query, plan.blocks.query, plan.blocks.query)
+    return Slice(index * plan.blocks.query, plan.blocks.query)
 
 
 def _segment(plan: Plan, index: Index) -> tuple[Array, Array]:

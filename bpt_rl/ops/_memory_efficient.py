@@ -33,7 +33,7 @@ def attend(
 
     @jax.checkpoint
     def attend_queries(index: Int[Array, ""]) -> Float[Array, "B K G C H"]:
-        queries = Slice(index * query_block, query_block, query_block)
+        queries = Slice(index * query_block, query_block)
         part = masks.take(query, queries, axis=3)
 
         @jax.checkpoint

@@ -119,7 +119,7 @@ class Rows:
 
     def tokens(self, index: Index) -> Slice:
         """Returns which tokens a block holds."""
-        return Slice(index * self.block, self.block, self.block)
+        return Slice(index * self.block, self.block)
 
     def each_block(self, body: Callable[[Array, Carry], Carry], carry: Carry) -> Any:
         """Runs `body` for every block in turn."""
@@ -144,7 +144,7 @@ class Rows:
 
         # Half a block of queries: the feed-forward's hidden units are the largest thing that a block holds.
         size = self.block // (1 + (self.block % 2 == 0))
-        at = lambda index: Slice(index * size, size, size)
+        at = lambda index: Slice(index * size, size)
         num_turns = self.positions.shape[1] // size
         _, carry = jax.lax.fori_loop(0, num_turns, turn, (read(at(0), carry), carry))
         return carry

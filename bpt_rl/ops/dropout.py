@@ -88,7 +88,9 @@ def attention_keep(
     words = _absorb(_words(key), _places(0, B)[:, None, None])
     words = _absorb(words, _places(first_head, N)[None, :, None])
     words = _absorb(words, _places(queries.start, queries.size)[None, None])
-    return _hash(words, _places(keys.start, keys.size)[None, None, None]) >= jnp.uint32(_threshold(rate))
+    return _hash(_along(words), _places(keys.start, keys.size)[None, None, None]) >= jnp.uint32(
+        _threshold(rate)
+    )
 
 
 def keep_at(
@@ -112,9 +114,7 @@ def keep_at(
     words = _words(dropout.key)
     for place in (row, head, query):
         words = _absorb(words, place.astype(jnp.uint32))
-    x = key.astype(jnp.uint32) * jnp.uint32(_GOLDEN) + words[0]
-    x = (x ^ (x >> jnp.uint32(16)) ^ words[1]) * jnp.uint32(_FIRST[0])
-    keep = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(_FIRST[1]) >= jnp.uint32(_threshold(dropout.rate))
+    keep = _hash(words, key.astype(jnp.uint32)) >= jnp.uint32(_threshold(dropout.rate))
     return jnp.where(keep, jnp.float32(keep_scale(dropout.rate)), jnp.float32(0))
 
 
@@ -130,7 +130,7 @@ def uniform(seed: Index, shape: tuple[int, int, int], tokens: Slice) -> Float[Ar
     words = _absorb((jnp.uint32(_GOLDEN), jnp.uint32(1)), jnp.asarray(seed).astype(jnp.uint32))
     words = _absorb(words, _places(0, B)[:, None])
     words = _absorb(words, _places(tokens.start, T)[None])
-    bits = _hash(words, _places(0, D)[None, None]) >> jnp.uint32(8)
+    bits = _hash(_along(words), _places(0, D)[None, None]) >> jnp.uint32(8)
     return bits.astype(jnp.float32) * jnp.float32(2**-24)
 
 
@@ -148,7 +148,7 @@ def residual_dropout(
     B, T, D = x.shape
     words = _absorb(_words(key), _places(0, B)[:, None])
     words = _absorb(words, _places(0 if tokens is None else tokens.start, T)[None])
-    keep = _hash(words, _places(0, D)[None, None]) >= jnp.uint32(_threshold(rate))
+    keep = _hash(_along(words), _places(0, D)[None, None]) >= jnp.uint32(_threshold(rate))
     return jnp.where(keep, x * jnp.asarray(keep_scale(rate), x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -182,8 +182,13 @@ def _mix(x: UInt32[Array, "*shape"], multipliers: tuple[int, int]) -> UInt32[Arr
     return x ^ (x >> jnp.uint32(15))
 
 
-def _hash(words: Words, place: UInt32[Array, "*ones S"]) -> UInt32[Array, "*shape S"]:
-    """Returns 32 bits per place along a row; the upper ones are the best, and a comparison looks at those."""
-    x = place * jnp.uint32(_GOLDEN) + words[0][..., None]
-    x = (x ^ (x >> jnp.uint32(16)) ^ words[1][..., None]) * jnp.uint32(_FIRST[0])
+def _along(words: Words) -> Words:
+    """Gives the words a last axis, along which places lie."""
+    return words[0][..., None], words[1][..., None]
+
+
+def _hash(words: Words, place: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Returns 32 bits per place; the upper ones are the best, and a comparison looks at those."""
+    x = place * jnp.uint32(_GOLDEN) + words[0]
+    x = (x ^ (x >> jnp.uint32(16)) ^ words[1]) * jnp.uint32(_FIRST[0])
     return (x ^ (x >> jnp.uint32(15))) * jnp.uint32(_FIRST[1])

@@ -60,12 +60,10 @@ class Slice(NamedTuple):
     Attributes:
         start: index of the first.
         size: how many.
-        multiple_of: a number that `start` is known to be a multiple of; dropout draws less where it is large.
     """
 
     start: Index
     size: int
-    multiple_of: int = 1
 
 
 class KeyRange(NamedTuple):
@@ -100,7 +98,7 @@ def block(index: Index, size: int, length: int) -> Slice:
     So that no copy of the row must be padded. What repeats is told to `visible` as `keys_from`.
     """
     start = jnp.minimum(index * size, length - size)
-    return Slice(start, size, size if length % size == 0 else 1)
+    return Slice(start, size)
 
 
 def visible(mask: Mask, queries: Slice, keys: Slice, *, keys_from: Index = 0) -> Bool[Array, "#B T S"]:

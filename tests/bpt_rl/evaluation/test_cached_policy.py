@@ -155,8 +155,8 @@ def _largest_difference(recording, reader, model, context_of):
             expected = np.asarray(forward(model, padded))[0, window.segments.shape[1] - 1]
             differences.append(np.abs(expected - said[row]).max())
             num_reads += 1
-    assert num_reads > 50
-    return max(differences)
+    assert num_reads > 40
+    return float(np.max(differences))  # NaN if there is one.
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ def test_a_block_draws_what_the_whole_draws_there(whole, queries, keys):
     np.testing.assert_array_equal(keep, whole[:, :, q : q + num_q, k : k + num_k])
 
 
-@pytest.mark.parametrize(("size", "multiple_of"), [(64, 64), (41, 1)])
-def test_a_block_at_a_traced_place_draws_the_same(whole, size, multiple_of):
+@pytest.mark.parametrize("size", [64, 41])
+def test_a_block_at_a_traced_place_draws_the_same(whole, size):
     def draw(start):
-        queries, keys = Slice(start, size, multiple_of), Slice(WHOLE - 33 - start, 33)
+        queries, keys = Slice(start, size), Slice(WHOLE - 33 - start, 33)
         return dropout.attention_keep(jax.random.key(7), RATE, ROWS_AND_HEADS, queries, keys)
 
     draw_jitted = jax.jit(draw)
@@ -215,7 +215,7 @@ def test_the_residual_stream_draws_the_same_whatever_the_block():
     for start, size in ((100, 60), (253, 47)):
         part = _drop(x[:, :size], key, 0.25, Slice(start, size))
         np.testing.assert_array_equal(part, everything[:, start : start + size])
-    draw = jax.jit(lambda start: dropout.residual_dropout(x[:, :30], key, 0.25, Slice(start, 30, 30)))
+    draw = jax.jit(lambda start: dropout.residual_dropout(x[:, :30], key, 0.25, Slice(start, 30)))
     for start in (0, 120, 270):
         np.testing.assert_array_equal(draw(start), everything[:, start : start + 30])
 

@@ -54,9 +54,7 @@ def test_keys_that_a_slice_repeats_are_not_seen_twice():
 
 def test_the_last_block_of_a_ragged_row_begins_earlier():
     assert [int(masks.block(index, 4, 10).start) for index in range(3)] == [0, 4, 6]
-    assert masks.block(2, 4, 10).multiple_of == 1
     assert [int(masks.block(index, 5, 10).start) for index in range(2)] == [0, 5]
-    assert masks.block(1, 5, 10).multiple_of == 5
 
 
 def test_half_a_pair_of_segments_is_refused():
