@@ -34,7 +34,7 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_workers: processes; rows are shared out evenly.
 
     Raises:
-        UserError: an environment cannot be made; later, from any call: a worker failed.
+        UserError: an environment cannot be made; later, from any call: a worker failed, now or before.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (as Gymnasium declares it)
@@ -46,6 +46,7 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             for rows in np.array_split(np.arange(len(makers)), min(num_workers, len(makers)))
         ]
         context = multiprocessing.get_context("spawn")
+        self._failure = ""
         self._pipes: list[Any] = []
         self.processes = []
         for share in self._shares:
@@ -57,7 +58,7 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.processes.append(process)
         try:
             spaces = [self._receive(worker) for worker in range(len(self._pipes))]
-        except UserError:
+        except BaseException:  # An interrupt, too, must not leave processes behind.
             self.close()
             raise
         self.single_observation_space, self.single_action_space, self.render_mode, metadata = spaces[0]
@@ -119,20 +120,26 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             pipe.close()
 
     def _send(self, worker: int, *message: Any) -> None:
+        if self._failure:
+            raise UserError(f"the environments can only be closed after a failure: {self._failure}")
         try:
             self._pipes[worker].send(message)
         except OSError as error:
-            raise UserError(self._death(worker)) from error
+            raise self._failed(self._death(worker)) from error
 
     def _receive(self, worker: int) -> Any:
         try:
             is_well, answer = self._pipes[worker].recv()
         except (EOFError, OSError) as error:
-            raise UserError(self._death(worker)) from error
+            raise self._failed(self._death(worker)) from error
         if not is_well:
-            self._forget_answers()
-            raise UserError(answer)
+            raise self._failed(answer)
         return answer
+
+    def _failed(self, message: str) -> UserError:
+        """Refuses later calls: other workers may still answer this one, and would be taken to answer those."""
+        self._failure = message
+        return UserError(message)
 
     def _death(self, worker: int) -> str:
         self.processes[worker].join(SECONDS_TO_LEAVE)
@@ -142,13 +149,6 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             f"out, set evaluation.rollouts_per_task lower; with env.workers=0 the environments step in this process "
             f"and say more"
         )
-
-    def _forget_answers(self) -> None:
-        """Reads what other workers have answered already, so that a later call does not take it for its own."""
-        for pipe in self._pipes:
-            with contextlib.suppress(EOFError, OSError):
-                while pipe.poll():
-                    pipe.recv()
 
 
 def _work(pipe: Connection, makers: list[Maker]) -> None:

@@ -108,17 +108,22 @@ def attributes(section: type) -> dict[str, str]:
 
 
 def _wrapped(entries: Iterator[tuple[str, str]]) -> list[str]:
-    """Returns the entries in two columns, as wide as the widest entry of the first."""
+    """Returns the entries in two columns; an entry that is too wide for the first has a line of its own."""
     pairs = list(entries)
-    indent = 2 + max(len(left) for left, _ in pairs)
-    return [
-        line
-        for left, right in pairs
-        for line in textwrap.wrap(
+    widest = WIDTH // 2
+    indent = 2 + max(len(left) for left, _ in pairs if len(left) <= widest)
+    lines = []
+    for left, right in pairs:
+        if len(left) > widest:
+            lines += textwrap.wrap(
+                left.strip(), WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
+            left = ""
+        lines += textwrap.wrap(
             right,
             WIDTH,
             initial_indent=left.ljust(indent),
             subsequent_indent=" " * indent,
             break_on_hyphens=False,
         )
-    ]
+    return lines

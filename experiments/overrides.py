@@ -51,7 +51,9 @@ def check_names(
         UserError: the first misspelt name, or details of an environment beside `env=none`.
     """
     _refuse_details_of_nothing(overrides)
-    groups = {*loader.list_groups(""), *(f"hydra/{name}" for name in loader.list_groups("hydra"))} - {"hydra"}
+    # The groups of other entry points lie in the same folder.
+    groups = {name for name in loader.list_groups("") if name in keys or name == "experiment"}
+    groups |= {f"hydra/{name}" for name in loader.list_groups("hydra")}
     for override in overrides:
         name = override.key_or_group
         if name in groups and not _is_sub_config(override):

@@ -289,8 +289,14 @@ class TransformerPolicy:
         lines = self._record.pack(inputs)
         num_steps = lines.shape[1]
         starts = np.flatnonzero(np.asarray(prompt.timesteps)[0] == 0)
-        if len(prompt.segments) != 1 or not (np.asarray(prompt.segments) == 1).all() or starts[0] != 0:
+        if len(prompt.segments) != 1 or not (np.asarray(prompt.segments) == 1).all() or starts[:1] != [0]:
             raise ValueError("a prompt is one row that one chain of whole episodes fills")
+        longest = int(np.asarray(prompt.timesteps).max()) + 1
+        if longest > self.max_episode_steps:
+            raise UserError(
+                f"an episode of the prompt takes {longest} steps, but those of the environment at most "
+                f"{self.max_episode_steps}; take other episodes"
+            )
         if len(starts) >= self.num_episodes or num_steps + self.max_episode_steps > self.capacity:
             raise UserError(
                 f"a prompt of {len(starts)} episodes and {num_steps} steps leaves no room for an episode of up to "

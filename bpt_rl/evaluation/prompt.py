@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bpt_rl.data.returns import returns_to_go
-from bpt_rl.types import EpisodeSource, Window
+from bpt_rl.types import EpisodeSource, UserError, Window
 
 
 def chain_of(source: EpisodeSource, episodes: Int[np.ndarray, " n"], *, target_return: float) -> Window:
@@ -14,7 +14,14 @@ def chain_of(source: EpisodeSource, episodes: Int[np.ndarray, " n"], *, target_r
         source: of the episodes.
         episodes: which, each once.
         target_return: what every episode of the chain is told to have been asked for, raw units.
+
+    Raises:
+        UserError: there are no episodes, one comes twice, or the target is not finite.
     """
+    if not len(episodes) or len(np.unique(episodes)) < len(episodes):
+        raise UserError(f"a prompt is made of different episodes, at least one; got {episodes.tolist()}")
+    if not np.isfinite(target_return):
+        raise UserError(f"a prompt's target return must be finite, got {target_return}")
     episodes = episodes[np.lexsort((episodes, source.returns[episodes]))]  # Ties by index.
     lengths, n = source.lengths[episodes], len(episodes)
     ends = np.cumsum(lengths)

@@ -53,12 +53,13 @@ def say(reason: str) -> None:
 def whole_rows(mask: Mask, num_rows: int, num_tokens: int) -> WholeRows:
     """Returns whether the kernels can express the mask of whole rows."""
     segments = mask.query_segments
-    if segments is None:
+    if segments is None or mask.key_segments is None:
         return WholeRows(jnp.bool_(True), jnp.full(num_rows, num_tokens, jnp.int32))
     lengths = (segments > 0).sum(axis=1, dtype=jnp.int32)
     is_prefix = (segments > 0) == (jnp.arange(num_tokens)[None] < lengths[:, None])
     is_one = (segments == segments.max(axis=1, keepdims=True)) | (segments == 0)
-    return WholeRows((is_prefix & is_one).all(), lengths)
+    is_seen_alike = segments == mask.key_segments
+    return WholeRows((is_prefix & is_one & is_seen_alike).all(), lengths)
 
 
 def attend(

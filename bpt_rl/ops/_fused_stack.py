@@ -11,7 +11,8 @@ References:
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -64,6 +65,14 @@ class Given(NamedTuple):
     whole_rows: WholeRows | None
 
 
+class Work(NamedTuple):
+    """A stack: how it is computed, its stacked parameters, and what all layers are given."""
+
+    plan: Plan
+    params: BlockParams
+    given: Given
+
+
 class Saved(NamedTuple):
     """What the forward pass leaves for the backward pass beside its arguments.
 
@@ -72,7 +81,7 @@ class Saved(NamedTuple):
         attended: of all layers, where that is saved.
     """
 
-    inputs: Store
+    inputs: Store | None
     attended: Attended | None
 
 
@@ -92,9 +101,7 @@ def fused_stack(
     if padding:
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
         positions = jnp.pad(positions, ((0, 0), (0, padding)))
-        mask = pad_queries(mask, padding)
-        if mask.key_segments is not None:
-            mask = Mask(mask.window, mask.query_segments, mask.query_segments)
+        mask = _pad(mask, padding)
     given = Given(mask, positions, dropout_keys, _whole_rows(spec, x, params, mask, dropout_keys))
     y: Array = _fused(plan, x, params, given)
     return y[:, :T]
@@ -102,56 +109,56 @@ def fused_stack(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(plan: Plan, x: Float[Array, "B T D"], params: BlockParams, given: Given) -> Float[Array, "B T D"]:
-    return _forward(plan, x, params, given)[0]
+    # Where nothing will be differentiated, nothing is kept.
+    return _forward(replace(plan, keeps_output=False), x, params, given)[0]
 
 
 def _forward(plan: Plan, x: Array, params: BlockParams, given: Given) -> tuple[Array, tuple]:
-    keeps_output = plan.keeps_output
-    attended = _fused_layer.empty_attended(x, params, plan.num_layers if keeps_output else 0)
-    run = functools.partial(_run, plan, params, given, keeps_output=keeps_output)
+    work = Work(plan, params, given)
+    attended = _fused_layer.empty_attended(x, params, plan.num_layers if plan.keeps_output else 0)
     if plan.segment == plan.num_layers:
         inputs = _empty_store(plan, plan.num_layers - 1, x)
-        y, inputs, attended = run(x, inputs, attended, 0, plan.num_layers)
+        y, inputs, attended = _run(work, x, inputs, attended, 0, plan.num_layers)
     else:
         num_segments = -(-plan.num_layers // plan.segment)
 
         def of_segment(index: Array, carry: Carry) -> Carry:
             x, inputs, attended = carry
             inputs = _save(plan, inputs, index - 1, x)
-            first, count = _segment(plan, index)
-            x, _, attended = run(x, None, attended, first, count)
+            x, _, attended = _run(work, x, None, attended, *_segment(plan, index))
             return x, inputs, attended
 
         inputs = _empty_store(plan, num_segments - 1, x)
         y, inputs, attended = jax.lax.fori_loop(0, num_segments, of_segment, (x, inputs, attended))
-    assert inputs is not None  # Room was given.
-    return y, (x, params, given, Saved(inputs, attended if keeps_output else None))
+    return y, (x, params, given, Saved(inputs, attended if plan.keeps_output else None))
 
 
 def _backward(plan: Plan, residuals: tuple, d_y: Array) -> tuple:
     x, params, given, saved = residuals
+    work = Work(plan, params, given)
     d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-    undo = functools.partial(_undo, plan, params, given, saved.attended)
+    attended = saved.attended or _fused_layer.empty_attended(d_y, params, 0)
+    carry = (d_y, d_params, attended)
     if plan.segment == plan.num_layers:
         reader = functools.partial(_reader, plan, x, saved.inputs)
-        d_x, d_params = undo(reader, d_y, d_params, 0, plan.num_layers)
+        d_x, d_params, _ = _undo(work, reader, carry, 0, plan.num_layers)
     else:
         num_segments = -(-plan.num_layers // plan.segment)
 
-        def of_segment(index: Array, carry: tuple[Array, BlockParams]) -> tuple[Array, BlockParams]:
+        def of_segment(index: Array, carry: Carry) -> Carry:
+            d_x, d_params, attended = carry
             segment = num_segments - 1 - index
             first, count = _segment(plan, segment)
             read_first = _reader(plan, x, saved.inputs, segment)
-            start = _whole(plan, read_first, x)
-            inputs = _inputs_again(plan, params, given, saved.attended, start, first, count)
+            inputs, attended = _inputs_again(work, _whole(plan, read_first, x), attended, first, count)
 
             def reader(place: Index) -> Reader:
                 others = _reader(plan, x, inputs, place)
                 return lambda tokens: jnp.where(place == 0, read_first(tokens), others(tokens))
 
-            return undo(reader, *carry, first, count)
+            return _undo(work, reader, (d_x, d_params, attended), first, count)
 
-        d_x, d_params = jax.lax.fori_loop(0, num_segments, of_segment, (d_y, d_params))
+        d_x, d_params, _ = jax.lax.fori_loop(0, num_segments, of_segment, carry)
     return d_x, d_params, None
 
 
@@ -159,27 +166,23 @@ _fused.defvjp(_forward, _backward)
 
 
 def _run(
-    plan: Plan,
-    params: BlockParams,
-    given: Given,
+    work: Work,
     x: Array,
     inputs: Store | None,
     attended: Attended,
     first: Index,
     count: Index,
     *,
-    keeps_output: bool,
     has_output: bool = False,
 ) -> tuple[Array, Store | None, Attended]:
     """Runs layers first .. first + count - 1, and saves their inputs (but the first's) where there is room for them.
 
-    Where `keeps_output`, `attended` has a slot for every layer; where `has_output`, it is filled already.
+    Where `has_output`, `attended` is filled already.
     """
 
     def of_layer(place: Array, carry: Carry) -> Carry:
         x, inputs, attended = carry
-        layer = _layer(plan, params, given, first + place)
-        slot = first + place if keeps_output else 0
+        layer, slot = _layer(work, first + place), _slot(work, first + place)
         if not has_output:
             read = lambda tokens: masks.take(x, tokens, axis=1)
             attended = layer.attend(read, attended, slot, layer.keys_values(read))
@@ -187,7 +190,7 @@ def _run(
         def write(inputs: Store | None, tokens: Slice, part: Array) -> Store | None:
             # The first layer's input has no slot of its own: it goes where the second's will be written over it.
             at = jnp.maximum(place - 1, 0)
-            return None if inputs is None else _saved_inputs.write(inputs, at, tokens, part, plan.kind)
+            return None if inputs is None else _saved_inputs.write(inputs, at, tokens, part, work.plan.kind)
 
         x, inputs = layer.finish(x, attended, slot, inputs, write)
         return x, inputs, attended
@@ -196,57 +199,50 @@ def _run(
 
 
 def _undo(
-    plan: Plan,
-    params: BlockParams,
-    given: Given,
-    saved: Attended | None,
-    reader: Any,
-    d_y: Array,
-    d_params: BlockParams,
-    first: Index,
-    count: Index,
-) -> tuple[Array, BlockParams]:
-    """Takes the gradient through layers first + count - 1 .. first; `reader(place)` reads the input of each."""
-    room = saved or _fused_layer.empty_attended(d_y, params, 0)
+    work: Work, reader: Callable[[Index], Reader], carry: Carry, first: Index, count: Index
+) -> tuple[Array, BlockParams, Attended]:
+    """Takes the gradient through layers first + count - 1 .. first.
+
+    Args:
+        work: the stack.
+        reader: what reads the input of the layer in a place, from 0.
+        carry: the gradient of the output, gradients of the parameters so far, and attention's output of all layers or
+            room for that of one; it is written over, and so is carried through.
+        first: layer.
+        count: layers.
+    """
 
     def of_layer(index: Array, carry: Carry) -> Carry:
         d_x, d_params, attended = carry
         place = count - 1 - index
-        layer, read = _layer(plan, params, given, first + place), reader(place)
-        slot = 0 if saved is None else first + place
+        layer, read, slot = _layer(work, first + place), reader(place), _slot(work, first + place)
         shared = layer.keys_values(read)
-        if saved is None:
+        if not work.plan.keeps_output:
             attended = layer.attend(read, attended, slot, shared)
         d_x, attended, delta, d_part = layer.finish_backward(read, attended, slot, d_x)
         d_params = _put_layer(d_params, d_part, first + place)
         d_x, d_part = layer.attend_backward(read, attended, slot, shared, delta, d_x)
         return d_x, _put_layer(d_params, d_part, first + place), attended
 
-    d_x, d_params, _ = jax.lax.fori_loop(0, count, of_layer, (d_y, d_params, room))
-    return d_x, d_params
+    return jax.lax.fori_loop(0, count, of_layer, carry)
 
 
 def _inputs_again(
-    plan: Plan,
-    params: BlockParams,
-    given: Given,
-    saved: Attended | None,
-    x: Array,
-    first: Index,
-    count: Index,
-) -> Store:
+    work: Work, x: Array, attended: Attended, first: Index, count: Index
+) -> tuple[Store | None, Attended]:
     """Runs a segment again for the inputs of its layers but the first."""
-    room = saved or _fused_layer.empty_attended(x, params, 0)
-    inputs = _empty_store(plan, plan.segment - 1, x)
-    kept = saved is not None
-    x, inputs, _ = _run(
-        plan, params, given, x, inputs, room, first, count - 1, keeps_output=kept, has_output=kept
-    )
-    assert inputs is not None
-    return _save(plan, inputs, count - 2, x)
+    inputs = _empty_store(work.plan, work.plan.segment - 1, x)
+    has_output = work.plan.keeps_output
+    x, inputs, attended = _run(work, x, inputs, attended, first, count - 1, has_output=has_output)
+    return _save(work.plan, inputs, count - 2, x), attended
 
 
-def _layer(plan: Plan, params: BlockParams, given: Given, index: Index) -> Layer:
+def _slot(work: Work, index: Index) -> Index:
+    return index if work.plan.keeps_output else 0
+
+
+def _layer(work: Work, index: Index) -> Layer:
+    plan, params, given = work
     take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
     keys = None if given.dropout_keys is None else take(given.dropout_keys)
     return Layer(
@@ -270,18 +266,22 @@ def _put_layer(whole: BlockParams, part: Projections | Rest, index: Index) -> Bl
     return whole._replace(**new)
 
 
-def _reader(plan: Plan, x: Array, inputs: Store, place: Index) -> Reader:
+def _reader(plan: Plan, x: Array, inputs: Store | None, place: Index) -> Reader:
     """Returns what reads the input of the layer in `place`: the first is `x` itself."""
 
     def read(tokens: Slice) -> Array:
+        if inputs is None:
+            return masks.take(x, tokens, axis=1)
         kept = _saved_inputs.read(inputs, jnp.maximum(place - 1, 0), tokens, plan.kind, x.dtype)
         return jnp.where(place == 0, masks.take(x, tokens, axis=1), kept)
 
     return read
 
 
-def _save(plan: Plan, inputs: Store, slot: Index, x: Array) -> Store:
+def _save(plan: Plan, inputs: Store | None, slot: Index, x: Array) -> Store | None:
     """Writes `x` into `slot`; what has no slot of its own (-1) goes to slot 0, which is written over later."""
+    if inputs is None:
+        return None
 
     def of_block(index: Array, inputs: Store) -> Store:
         tokens = _tokens(plan, index)
@@ -310,8 +310,16 @@ def _segment(plan: Plan, index: Index) -> tuple[Array, Array]:
     return first, jnp.minimum(plan.segment, plan.num_layers - first)
 
 
-def _empty_store(plan: Plan, num_slots: int, x: Array) -> Store:
-    return _saved_inputs.empty(max(num_slots, 1), x, plan.kind)
+def _empty_store(plan: Plan, num_slots: int, x: Array) -> Store | None:
+    return _saved_inputs.empty(num_slots, x, plan.kind) if num_slots else None
+
+
+def _pad(mask: Mask, num_tokens: int) -> Mask:
+    """Returns the mask of whole rows with more tokens at the end, which see nothing and are not seen."""
+    mask = pad_queries(mask, num_tokens)
+    if mask.key_segments is None:
+        return mask
+    return Mask(mask.window, mask.query_segments, jnp.pad(mask.key_segments, ((0, 0), (0, num_tokens))))
 
 
 def _whole_rows(

@@ -56,7 +56,7 @@ def empty(num_layers: int, x: Float[Array, "B T D"], kind: Kind) -> Store:
 def write(store: Store, slot: Index, tokens: Slice, part: Float[Array, "B C D"], kind: Kind) -> Store:
     """Writes some tokens of the input of the layer in `slot`."""
     if kind.saved_type == "int8":
-        new = Store(*_to_int8(part, slot, tokens))
+        new = Store(*_to_int8(part, tokens))
     elif kind.saved_type == "bfloat16":
         new = Store(jax.lax.bitcast_convert_type(part.astype(jnp.bfloat16), jnp.uint16), None)
     else:
@@ -83,15 +83,15 @@ def read(store: Store, slot: Index, tokens: Slice, kind: Kind, dtype: jnp.dtype)
     return values
 
 
-def _to_int8(part: Array, slot: Index, tokens: Slice) -> tuple[Array, Array]:
+def _to_int8(part: Array, tokens: Slice) -> tuple[Array, Array]:
     """Rounds up or down at random, so that what is read is right on average.
 
-    The randomness is a hash of where the number stands: the same in every run, whatever else is drawn.
+    The randomness is a hash of the number and of where it stands: the same in every run, and another at every step.
     """
     B, C, D = part.shape
     wide = part.astype(jnp.float32).reshape(B, C, -1, _group(D))
     scales = jnp.maximum(jnp.abs(wide).max(axis=-1), jnp.float32(1e-30)) / jnp.float32(127)
-    fraction = dropout.uniform(slot, (B, C, D), tokens).reshape(wide.shape)
+    fraction = dropout.uniform(part, tokens).reshape(wide.shape)
     rounded = jnp.floor(wide / scales[..., None] + fraction)
     return jnp.clip(rounded, -127, 127).astype(jnp.int8).reshape(B, C, D), scales
 

@@ -88,24 +88,27 @@ def empty(
         num_heads: K.
         head_width: H.
         capacity: most tokens of a row; a ring may see more.
-        window: most tokens that a query sees; 0 is no limit.
+        window: most tokens that a query sees; 0 is no limit. One that the capacity exceeds makes the cache a ring.
         dtype: one of `KEPT_AS`.
     """
     # One slot more than tokens, so that there is always one where nothing can be harmed.
-    num_slots = capacity + 1
-    if window:
-        num_slots = min(num_slots, window + MOST_TOKENS - 1)
-    num_bytes = BLOCK_BYTES.get(jax.default_backend(), OTHER_BLOCK_BYTES)
-    block = num_bytes // (4 * num_rows * num_heads * head_width)
-    block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK)
-    num_blocks = max(-(-num_slots // block), 2 if num_slots > MOST_ALONE else 1)
-    block = -(-num_slots // num_blocks)
-    block += -block % 8 if num_blocks > 1 else 0
+    num_blocks, block = _cut(capacity + 1, num_rows * num_heads * head_width)
+    if 0 < window < num_blocks * block:
+        num_blocks, block = _cut(window + MOST_TOKENS - 1, num_rows * num_heads * head_width)
     shape = (num_blocks, num_rows, num_heads)
     zeros = lambda *sizes: jnp.zeros((*shape, *sizes), jnp.dtype(KEPT_AS[dtype]))
     scale = lambda: jnp.zeros((*shape, block), jnp.float32) if dtype == "int8" else None
     length = jnp.zeros(num_rows, jnp.int32)
     return KeyValueCache(zeros(head_width, block), zeros(block, head_width), scale(), scale(), length)
+
+
+def _cut(num_slots: int, numbers_per_slot: int) -> tuple[int, int]:
+    """Returns how many blocks of how many slots there are, at least `num_slots` in all."""
+    num_bytes = BLOCK_BYTES.get(jax.default_backend(), OTHER_BLOCK_BYTES)
+    block = min(max(num_bytes // (4 * numbers_per_slot), SMALLEST_BLOCK), LARGEST_BLOCK)
+    num_blocks = max(-(-num_slots // block), 2 if num_slots > MOST_ALONE else 1)
+    block = -(-num_slots // num_blocks)
+    return num_blocks, block + (-block % 8 if num_blocks > 1 else 0)
 
 
 def recast(cache: KeyValueCache, dtype: str) -> KeyValueCache:
@@ -179,7 +182,8 @@ def attend(
         window: most tokens that a query sees, itself included; 0 is no limit.
     """
     T, num_blocks, block = query.shape[3], cache.key.shape[0], cache.key.shape[4]
-    if window and window + T - 1 > cache.num_slots:
+    # A cache that is smaller than the window holds whole rows, and never comes round.
+    if 0 < window < cache.num_slots < window + T - 1:
         raise ValueError(
             f"a ring of {cache.num_slots} slots for a window of {window} takes at most "
             f"{cache.num_slots - window + 1} tokens a call, got {T}"
@@ -304,7 +308,8 @@ def _encode(x: Float[Array, "*shape H"], dtype: jnp.dtype) -> tuple[Num[Array, "
         return x.astype(dtype), None
     x = x.astype(jnp.float32)
     largest = jnp.abs(x).max(axis=-1)
-    scale = jnp.where(largest > 0, largest, jnp.float32(1)) / jnp.float32(127)
+    # What is not finite stays so, in its scale, and is noticed when it is read.
+    scale = jnp.where(largest == 0, jnp.float32(1), largest) / jnp.float32(127)
     return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
 
 

@@ -11,6 +11,8 @@ SAVED_TYPES = ("compute", "bfloat16", "int8")
 class Schedule:
     """How attention and the feed-forward are computed; never what they compute.
 
+    All but the name and the blocks is for the blockwise backward pass; the others keep what JAX keeps.
+
     Attributes:
         name: `vanilla` (the oracle: all scores at once), `memory_efficient` (Rabe & Staats, arXiv:2112.05682:
             chunked attention, whole feed-forward), `blockwise` (BPT, arXiv:2305.19370), or `cudnn` (the same with
@@ -22,7 +24,8 @@ class Schedule:
             of all layers takes at most 64 MiB, as it does in short contexts.
         saved_type: how blockwise layers' inputs are kept: in the `compute` type, as `bfloat16`, or as `int8` with
             stochastic rounding (Mesa, arXiv:2111.11124). The forward pass is exact in each case.
-        heads_at_once: key-value heads whose keys and values exist at a time; 0 takes all. Fewer take less memory.
+        heads_at_once: key-value heads whose keys and values exist at a time, a divisor of them all; 0 takes all. Fewer
+            take less memory; in bfloat16 the gradient is rounded once for every group.
         segment_layers: layers whose inputs exist at a time: the rest are computed again from the first of each such
             segment (nested rematerialisation); 0 takes all layers.
         offload: keep the saved inputs in the host's memory. For accelerators; a CPU gains nothing by it.

@@ -41,7 +41,7 @@ class AttentionDropout(NamedTuple):
 
 
 def keep_factor(
-    dropout: AttentionDropout, heads: tuple[int, ...], queries: Slice, keys: Slice, *, first_head: Index = 0
+    dropout: AttentionDropout, heads: tuple[int, ...], queries: Slice, keys: Slice
 ) -> Float[Array, "B K G T S"] | None:
     """Returns what the weights of a block pair are multiplied by, or None where nothing is dropped.
 
@@ -50,12 +50,11 @@ def keep_factor(
         heads: B, K and G.
         queries: T of them.
         keys: S of them.
-        first_head: which of the layer's query heads comes first, where they are computed in groups.
     """
     if dropout.key is None or not dropout.rate:
         return None
     B, K, G = heads
-    keep = attention_keep(dropout.key, dropout.rate, (B, K * G), queries, keys, first_head=first_head)
+    keep = attention_keep(dropout.key, dropout.rate, (B, K * G), queries, keys)
     scale = jnp.float32(keep_scale(dropout.rate))
     return jnp.where(keep.reshape(B, K, G, *keep.shape[2:]), scale, jnp.float32(0))
 
@@ -71,8 +70,6 @@ def attention_keep(
     rows_and_heads: tuple[int, int],
     queries: Slice,
     keys: Slice,
-    *,
-    first_head: Index = 0,
 ) -> Bool[Array, "B N T S"]:
     """Returns which attention weights stay: a function of (key, row, head, query, key), whatever the block.
 
@@ -82,14 +79,16 @@ def attention_keep(
         rows_and_heads: B and N.
         queries: T of them.
         keys: S of them.
-        first_head: number of the first of the N heads.
     """
     B, N = rows_and_heads
-    words = _absorb(_words(key), _places(0, B)[:, None, None])
-    words = _absorb(words, _places(first_head, N)[None, :, None])
-    words = _absorb(words, _places(queries.start, queries.size)[None, None])
-    return _hash(_along(words), _places(keys.start, keys.size)[None, None, None]) >= jnp.uint32(
-        _threshold(rate)
+    along = lambda start, size, axis: jnp.expand_dims(
+        jnp.asarray(start) + jnp.arange(size), [other for other in range(4) if other != axis]
+    )
+    return _stays(
+        key,
+        rate,
+        (along(0, B, 0), along(0, N, 1), along(queries.start, queries.size, 2)),
+        along(keys.start, keys.size, 3),
     )
 
 
@@ -111,27 +110,35 @@ def keep_at(
         key: positions of keys in their rows.
     """
     assert dropout.key is not None
-    words = _words(dropout.key)
-    for place in (row, head, query):
-        words = _absorb(words, place.astype(jnp.uint32))
-    keep = _hash(words, key.astype(jnp.uint32)) >= jnp.uint32(_threshold(dropout.rate))
+    keep = _stays(dropout.key, dropout.rate, (row, head, query), key)
     return jnp.where(keep, jnp.float32(keep_scale(dropout.rate)), jnp.float32(0))
 
 
-def uniform(seed: Index, shape: tuple[int, int, int], tokens: Slice) -> Float[Array, "B T D"]:
-    """Returns numbers from [0, 1): a function of (seed, row, token, component), 24 bits each.
+def _stays(
+    key: Key[Array, ""], rate: float, row: tuple[Int[Array, "..."], ...], place: Int[Array, "..."]
+) -> Bool[Array, "..."]:
+    """Returns which weights stay, of rows that are told by several numbers, and places along them."""
+    words = _words(key)
+    for number in row:
+        words = _absorb(words, number.astype(jnp.uint32))
+    return _hash(words, place.astype(jnp.uint32)) >= jnp.uint32(_threshold(rate))
+
+
+def uniform(x: Float[Array, "B T D"], tokens: Slice) -> Float[Array, "B T D"]:
+    """Returns numbers from [0, 1), 24 bits each: a function of (row, token, component) and of the number there.
+
+    Because of the latter they are drawn anew whenever the numbers change, without a key.
 
     Args:
-        seed: a number, such as a layer's.
-        shape: B, T and D.
+        x: some tokens of their rows.
         tokens: T of them.
     """
-    B, T, D = shape
-    words = _absorb((jnp.uint32(_GOLDEN), jnp.uint32(1)), jnp.asarray(seed).astype(jnp.uint32))
-    words = _absorb(words, _places(0, B)[:, None])
+    B, T, D = x.shape
+    words = _absorb((jnp.uint32(_GOLDEN), jnp.uint32(1)), _places(0, B)[:, None])
     words = _absorb(words, _places(tokens.start, T)[None])
-    bits = _hash(_along(words), _places(0, D)[None, None]) >> jnp.uint32(8)
-    return bits.astype(jnp.float32) * jnp.float32(2**-24)
+    bits = _hash(_along(words), _places(0, D)[None, None])
+    bits = _mix(bits ^ jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32), _SECOND)
+    return (bits >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
 
 
 def residual_dropout(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpt_rl.types import UserError
 from experiments.measurements import policies, processes, timing, whole_steps
 from experiments.measurements.config import MeasurementConfig
 from experiments.measurements.job import Job
@@ -80,6 +81,8 @@ def _training_steps_per_second(job: Job, store: Any) -> float:
         name: whole_steps.prepare(config, sampler, schedule)
         for name, schedule in policies.chosen(named, config.training_heads).items()
     }
+    if not steps:
+        raise UserError(f"benchmark.training_heads={config.training_heads} suits none of {', '.join(named)}")
     timings = timing.interleaved(steps, repeats=config.repeats, most_seconds=config.most_seconds)
     fastest = min(statistics.median(one.wall) for one in timings.values())
     return sampler.num_rows * sampler.row_steps / fastest

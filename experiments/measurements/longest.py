@@ -8,6 +8,7 @@ from experiments.measurements.stacks import MIB, Size, scratch_bytes
 from experiments.measurements.tables import Row, Table, listed, number, text
 
 GRAIN = 512  # tokens; lengths in between are not looked at
+MOST_GRAINS = 1 << 17  # 64 million tokens; positions are 32 bits wide
 
 
 def measure(job: Job) -> Iterator[dict[str, Any]]:
@@ -45,7 +46,9 @@ def longest_that_fits(bytes_of: Callable[[int], int], budget: float) -> int:
         slope = (size - last[1]) / (guess - last[0])
         last, guess = (guess, size), guess + int((budget - size) // slope) if slope > 0 else 0
         if fails is None:
-            guess = max(guess, fits + 1)
+            if fits == MOST_GRAINS:
+                return fits
+            guess = min(max(guess, fits + 1), MOST_GRAINS)
         elif not fits < guess < fails:
             guess = _next_to(guess, fits, fails)
     return fits

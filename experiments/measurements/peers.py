@@ -6,6 +6,7 @@ positions; ours are given the same.
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,7 @@ def load(path: Path) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"peers={path} is no Python file; give one that offers {' and '.join(NEEDED)}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Dataclasses look their module up.
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -88,7 +88,7 @@ def _measure(part: ModuleType, job: Job, path: Path) -> None:
     rows = iter(part.measure(job))
     first = next(rows, None)  # Before there is a file: what cannot be measured says so here.
     if first is None:
-        return
+        raise UserError("nothing is left to measure with these policies, sizes and memory limit")
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(first), lineterminator="\n")

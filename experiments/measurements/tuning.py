@@ -67,6 +67,11 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for name, num_tokens in dict.fromkeys((row["schedule"], row["tokens"]) for row in rows):
         group = [row for row in rows if (row["schedule"], row["tokens"]) == (name, num_tokens)]
         group.sort(key=lambda row: float(row["cpu_s"] or "inf"))
+        if not any(row["cpu_s"] for row in group):
+            found.append(
+                listed(f"{name}, {num_tokens} tokens: nothing fits in the memory limit", group, columns)
+            )
+            continue
         fastest, rule = best(group), next(row for row in group if row["chosen_by"] == RULE)
         title = (
             f"{name}, {num_tokens} tokens: the rule takes {_paste(rule)}; measured best: {_paste(fastest)} "

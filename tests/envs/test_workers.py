@@ -77,6 +77,9 @@ def test_an_error_of_an_environment_is_one_message_with_its_words():
         env.step(np.zeros(2, int))
     with pytest.raises(UserError, match=r"ArithmeticError: the leg came off \(.*test_workers.py:\d+\)"):
         env.step(np.zeros(2, int))
+    # The other worker's answer is still to come: it must not be taken for that of a later call.
+    with pytest.raises(UserError, match="can only be closed after a failure: an environment failed"):
+        env.reset(seed=0)
     env.close()
     assert [process.exitcode for process in env.processes] == [0, 0]
 

@@ -1,10 +1,11 @@
 """A prompt is a chain of hindsight: ascending, with the asked return to go."""
 
 import numpy as np
+import pytest
 
 from bpt_rl.evaluation.prompt import chain_of
 from bpt_rl.testing import FIVE_ARMS, MemorySource
-from bpt_rl.types import EnvSpec, Episode
+from bpt_rl.types import EnvSpec, Episode, UserError
 
 
 def _episode(rewards):
@@ -26,3 +27,17 @@ def test_episodes_ascend_and_are_told_what_is_still_to_be_earned():
     assert window.timesteps[0].tolist() == [0, 1, 2, 0, 1]
     assert window.episode_index[0].tolist() == [0, 0, 0, 1, 1]
     assert window.segments[0].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("episodes", "target", "message"),
+    [
+        ([], 5.0, "at least one"),
+        ([0, 0], 5.0, r"different episodes.*\[0, 0\]"),
+        ([0], np.nan, "finite, got nan"),
+    ],
+)
+def test_a_prompt_of_nothing_or_for_nothing_is_refused(episodes, target, message):
+    source = MemorySource([_episode([4.0, 1.0])], EnvSpec("tiny", 2, FIVE_ARMS, 3))
+    with pytest.raises(UserError, match=message):
+        chain_of(source, np.array(episodes, int), target_return=target)

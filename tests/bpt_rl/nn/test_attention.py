@@ -72,6 +72,13 @@ def test_a_window_bounds_the_cache_whatever_the_capacity():
     assert _layer(window=500).init_state(1, 7).num_slots == 8
 
 
+@pytest.mark.parametrize("window", [8, 500])
+def test_a_window_that_is_wider_than_the_cache_is_no_limit(window):
+    """Capacities of the test are between the two windows and below both."""
+    layer = _layer(Schedule(query_block=3, key_block=5), window=window)
+    sequences.assert_bit_by_bit_equals_all_at_once(layer, D=12, widths=(1, 4))
+
+
 def test_a_cache_that_is_begun_at_once_goes_on_like_one_read_token_by_token():
     layer = _layer(Schedule(query_block=3, key_block=5), window=4)
     x = np.random.default_rng(0).normal(size=(2, 13, 12)).astype(np.float32)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from bpt_rl.nn.attention import TransformerLayer
@@ -50,6 +51,36 @@ def test_layers_start_different_and_are_applied_in_order_with_keys_of_their_own(
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert state is None
     np.testing.assert_allclose(stack(x, context)[0], np.asarray(x) * np.prod(factors), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [pytest.param("vanilla", marks=pytest.mark.slow), "blockwise"])
+def test_the_way_of_a_kind_of_layer_through_whole_rows_equals_the_scan(name):
+    """In value and gradient, with a dropout key of its own for every layer."""
+    config = BackboneConfig(
+        num_layers=3, width=8, num_heads=2, attention_dropout=0.2, residual_dropout=0.1, window=9
+    )
+    make = lambda rngs: TransformerLayer(config, Schedule(name, query_block=4), rngs=rngs)
+    stack = sequences.filled(lambda: Stack(make, 3, rngs=nnx.Rngs(params=0)))
+    graphdef, params = nnx.split(stack)
+    x = jax.random.normal(jax.random.key(1), (2, 11, 8))
+    key = jax.random.key(9)
+    context = sequences.context(np.ones((2, 11)))._replace(dropout_key=key)
+
+    def own_way(params):
+        return nnx.merge(graphdef, params)(x, context)[0]
+
+    def one_by_one(params):
+        layer_def, layers = nnx.split(nnx.merge(graphdef, params).layers)
+        y = x
+        for index in range(3):
+            layer = nnx.merge(layer_def, jax.tree.map(lambda leaf, index=index: leaf[index], layers))
+            y, _ = layer(y, context._replace(dropout_key=jax.random.fold_in(key, index)))
+        return y
+
+    weighted = lambda f: jax.value_and_grad(lambda params: (jnp.cos(f(params)) * x).sum())
+    actual, expected = (jax.jit(weighted(f))(params) for f in (own_way, one_by_one))
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_lie_along_a_leading_axis_of_layers():

@@ -166,3 +166,13 @@ def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_c
     large, num_bytes = memory(4000)
     assert large.temp_size_in_bytes <= small.temp_size_in_bytes + 64
     assert large.alias_size_in_bytes >= num_bytes
+
+
+@pytest.mark.parametrize("dtype", cached_attention.KEPT_AS)
+def test_what_is_not_finite_is_not_made_finite_by_keeping_it(dtype):
+    cache = cached_attention.empty(1, K, H, capacity=4, window=0, dtype=dtype)
+    key, value = jnp.ones((2, 1, 1, K, H)).at[1, 0, 0, 1, 2].set(jnp.nan)
+    cache = cached_attention.append(cache, key, value, jnp.ones((1, 1), bool))
+    seen = cached_attention.attend(jnp.ones((1, K, G, 1, H)), cache, jnp.zeros(1, jnp.int32), window=0)
+    assert np.isfinite(seen[0, 0]).all()
+    assert np.isnan(seen[0, 1]).any()

@@ -36,11 +36,14 @@ def _run(schedule: Schedule, mask: Mask):
 
 
 @pytest.mark.parametrize(
-    "mask",
-    [Mask(), Mask(window=9), Mask(0, ONE_CHAIN, ONE_CHAIN), Mask(7, TWO_CHAINS, TWO_CHAINS)],
-    ids=["plain", "window", "rows that end early", "several chains in a row"],
+    ("mask", "heads_at_once"),
+    [
+        pytest.param(Mask(), 1, marks=pytest.mark.slow, id="plain"),
+        pytest.param(Mask(window=9), 0, marks=pytest.mark.slow, id="window"),
+        pytest.param(Mask(0, ONE_CHAIN, ONE_CHAIN), 0, marks=pytest.mark.slow, id="rows that end early"),
+        pytest.param(Mask(7, TWO_CHAINS, TWO_CHAINS), 1, id="several chains in a row"),
+    ],
 )
-@pytest.mark.parametrize("heads_at_once", [0, 1])
 def test_it_equals_vanilla_in_value_and_gradient(monkeypatch, mask, heads_at_once):
     monkeypatch.setattr(_cudnn, "IMPLEMENTATION", "xla")
     monkeypatch.setattr(_cudnn, "refusal", lambda *_, **__: "")

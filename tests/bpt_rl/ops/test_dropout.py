@@ -56,14 +56,17 @@ def test_far_along_a_row_blocks_agree_and_differ_from_those_at_its_beginning(who
     assert (large == whole[0, 0, :200]).mean() == pytest.approx(RATE**2 + (1 - RATE) ** 2, abs=0.01)
 
 
-@pytest.mark.parametrize("as_index", [int, jnp.int32])
-def test_a_group_of_heads_draws_what_all_heads_draw_there(whole, as_index):
-    part = Slice(0, WHOLE)
-    factor = dropout.keep_factor(
-        AttentionDropout(RATE, jax.random.key(7)), (2, 1, 2), part, part, first_head=as_index(1)
+def test_weights_of_some_heads_in_another_order_of_axes_are_the_same(whole):
+    far = jnp.arange(WHOLE)
+    place = lambda numbers, axis: jnp.expand_dims(numbers, [other for other in range(4) if other != axis])
+    factor = dropout.keep_at(
+        AttentionDropout(RATE, jax.random.key(7)),
+        row=place(jnp.arange(2), 0),
+        head=place(jnp.arange(1, 2), 1),
+        query=place(far, 3),
+        key=place(far, 2),
     )
-    assert factor is not None
-    np.testing.assert_array_equal(np.asarray(factor)[:, 0] > 0, whole[:, 1:])
+    np.testing.assert_array_equal(np.asarray(factor)[:, 0].swapaxes(1, 2) > 0, whole[:, 1])
 
 
 def test_kept_weights_are_scaled_up_to_keep_the_expectation(whole):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bpt_rl.ops import block_sizes
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
@@ -56,17 +57,44 @@ def _run(schedule: Schedule, dropout: float = 0.0):
     return y, gradients
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+# Each of the others is a mixture of these, and takes seconds to compile.
+QUICK = ("input", "output", "heads one by one", "segments", "offloaded")
+
+
+@pytest.mark.parametrize(
+    "policy", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in POLICIES]
+)
 def test_every_saving_policy_equals_vanilla_in_value_and_gradient(policy):
     assert layers.differences(_run(POLICIES[policy]), _run(Schedule("vanilla"))).max() < 1e-5
 
 
-@pytest.mark.parametrize("policy", ["input", "segments, output, heads"])
+@pytest.mark.parametrize("policy", ["input", pytest.param("segments, output, heads", marks=pytest.mark.slow)])
 def test_layers_that_are_run_again_drop_the_same(policy):
     assert layers.differences(_run(POLICIES[policy], 0.2), _run(Schedule("vanilla"), 0.2)).max() < 1e-5
 
 
-@pytest.mark.parametrize(("policy", "error"), [("bfloat16", 0.02), ("int8", 0.05), ("int8, segments", 0.05)])
+@pytest.mark.parametrize(
+    ("score_bytes", "rows", "heads"),
+    [
+        pytest.param(600, 1, 1, marks=pytest.mark.slow),
+        (1100, 1, 2),
+        pytest.param(2200, 2, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_pairs_of_some_rows_and_heads_equal_vanilla(monkeypatch, score_bytes, rows, heads):
+    """Few enough scores to a pair that rows and heads come one after another; each row has segments of its own."""
+    monkeypatch.setattr(block_sizes, "SCORE_BYTES", score_bytes)
+    sizes = dict(rows=B, kv_heads=K, groups=N // K, queries=T, keys=T, is_diagonal=True)
+    schedule = Schedule(query_block=8, key_block=8, save="input", segment_layers=NUM_LAYERS)
+    assert block_sizes.choose_sizes(schedule, **sizes)[2:4] == (rows, heads)
+    _run.cache_clear()
+    assert layers.differences(_run(schedule, 0.2), _run(Schedule("vanilla"), 0.2)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("policy", "error"),
+    [("bfloat16", 0.02), ("int8", 0.05), pytest.param("int8, segments", 0.05, marks=pytest.mark.slow)],
+)
 def test_rounded_inputs_leave_the_output_exact_and_cost_the_gradient_little(policy, error):
     (y, gradients), (exact_y, exact) = _run(REDUCED[policy]), _run(Schedule("vanilla"))
     assert layers.differences(y, exact_y).max() < 1e-5
@@ -85,9 +113,15 @@ LARGE = dict(num_layers=4, num_tokens=8192, width=256, num_heads=8)
 
 
 @functools.cache
-def _scratch(schedule: Schedule, num_tokens: int = LARGE["num_tokens"]) -> float:
-    """Returns the peak temporary memory of one training step of a stack, in MiB."""
-    D, N, num_layers = LARGE["width"], LARGE["num_heads"], LARGE["num_layers"]
+def _scratch(
+    schedule: Schedule,
+    num_tokens: int = LARGE["num_tokens"],
+    num_layers: int = LARGE["num_layers"],
+    *,
+    is_trained: bool = True,
+) -> float:
+    """Returns the peak temporary memory of one training step of a stack, or of its forward pass alone, in MiB."""
+    D, N = LARGE["width"], LARGE["num_heads"]
     spec, positions = BlockSpec(schedule=schedule), jnp.arange(num_tokens)[None]
     one = jax.eval_shape(lambda: layers.params(D, N, N, 4 * D))
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_layers, *leaf.shape), leaf.dtype), one)
@@ -96,7 +130,7 @@ def _scratch(schedule: Schedule, num_tokens: int = LARGE["num_tokens"]) -> float
         return jnp.square(transformer_stack(x, params, Mask(), positions, spec=spec) - target).mean()
 
     row = jax.ShapeDtypeStruct((1, num_tokens, D), jnp.float32)
-    step = jax.jit(jax.value_and_grad(loss)).lower(params, row, row)
+    step = jax.jit(jax.value_and_grad(loss) if is_trained else loss).lower(params, row, row)
     return step.compile(layers.COMPILE_FAST).memory_analysis().temp_size_in_bytes / MEBIBYTE
 
 
@@ -106,8 +140,8 @@ def _scratch(schedule: Schedule, num_tokens: int = LARGE["num_tokens"]) -> float
         (Schedule(save="input"), 86),
         (Schedule(save="output"), 120),
         (Schedule(save="input", heads_at_once=1), 62),
-        (Schedule(save="input", saved_type="bfloat16"), 74),
-        (Schedule(save="input", saved_type="int8"), 68),
+        pytest.param(Schedule(save="input", saved_type="bfloat16"), 74, marks=pytest.mark.slow),
+        pytest.param(Schedule(save="input", saved_type="int8"), 68, marks=pytest.mark.slow),
         (Schedule(save="input", saved_type="int8", heads_at_once=1), 42),
         (Schedule("memory_efficient"), 1550),
     ],
@@ -121,6 +155,7 @@ def test_vanilla_takes_two_hundred_times_as_much():
     assert _scratch(Schedule("vanilla")) >= 200 * _scratch(Schedule(save="input"))
 
 
+@pytest.mark.slow
 def test_memory_grows_by_a_few_streams_per_token():
     """N inputs, one gradient, attention's output, and keys, values and their gradients of the heads at a time."""
     tokens = LARGE["num_tokens"]
@@ -129,3 +164,17 @@ def test_memory_grows_by_a_few_streams_per_token():
         schedule = Schedule(save="input", heads_at_once=heads)
         growth = _scratch(schedule, 2 * tokens) - _scratch(schedule, tokens)
         assert growth <= streams * stream
+
+
+@pytest.mark.parametrize("save", [pytest.param("input", marks=pytest.mark.slow), "output"])
+def test_segments_of_layers_take_less_than_all_at_once(save):
+    """Nine layers' inputs less one for each of the other segments' first; XLA makes no copy of what is saved."""
+    stream = LARGE["num_tokens"] * LARGE["width"] * FLOAT32 / MEBIBYTE
+    whole = _scratch(Schedule(save=save), num_layers=9)
+    in_segments = _scratch(Schedule(save=save, segment_layers=3), num_layers=9)
+    assert in_segments <= whole - 3 * stream
+
+
+def test_a_forward_pass_alone_keeps_nothing():
+    stream = LARGE["num_tokens"] * LARGE["width"] * FLOAT32 / MEBIBYTE
+    assert _scratch(Schedule(save="output"), num_layers=9, is_trained=False) <= 6 * stream

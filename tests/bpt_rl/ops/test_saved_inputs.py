@@ -56,5 +56,14 @@ def test_int8_is_right_on_average():
     np.testing.assert_allclose(read.mean(), 10.3, atol=0.03)
 
 
+def test_int8_is_right_on_average_at_every_place_over_the_steps():
+    """A rounding that depended on the place alone would err there in one direction for ever."""
+    steps = [_rows(seed) for seed in range(200)]
+    errors = np.stack([(_through(x, "int8", block=T) - x) for x in steps])
+    step = np.abs(np.stack(steps)).reshape(200, B, T, 2, 64).max(axis=-1).mean() / 127
+    # A uniform rounding error of +-1 step has a standard deviation of 0.41; of the mean of 200, 0.03.
+    assert 0.02 < errors.mean(axis=0).std() / step < 0.04
+
+
 def test_a_row_of_zeros_stays():
     assert not _through(jnp.zeros((B, T, D)), "int8").any()

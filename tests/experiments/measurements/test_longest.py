@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.measurements import longest
 from experiments.measurements.longest import longest_that_fits
 
 
@@ -26,3 +27,7 @@ def test_few_lengths_are_looked_at_where_memory_is_nearly_proportional():
 
     assert longest_that_fits(bytes_of, 11 * 200 + 705) == 200
     assert len(asked) <= 6
+
+
+def test_memory_that_does_not_grow_ends_at_the_longest_that_is_looked_at():
+    assert longest_that_fits(lambda n: 7, 8) == longest.MOST_GRAINS

@@ -28,9 +28,9 @@ def test_an_error_of_the_child_is_raised_here():
 @linux
 def test_anonymous_memory_grows_with_what_is_held():
     before = processes.memory_mib("RssAnon")
-    held = np.ones(8 * 2**20 // 8)
+    held = np.ones(96 * 2**20 // 8)  # So much is asked of the system, whatever has been given back before.
     after = processes.memory_mib("RssAnon")
-    assert 7 < after - before < 12
+    assert 90 < after - before < 100
     assert held.sum() == len(held)
 
 
