@@ -8,7 +8,7 @@ from experiments.measurements.stacks import MIB, Size, scratch_bytes
 from experiments.measurements.tables import Row, Table, listed, number, text
 
 GRAIN = 512  # tokens; lengths in between are not looked at
-MOST_GRAINS = 1 << 17  # 64 million tokens; positions are 32 bits wide
+MOST_GRAINS = 1 << 21  # a thousand million tokens; positions are 32 bits wide
 
 
 def measure(job: Job) -> Iterator[dict[str, Any]]:
