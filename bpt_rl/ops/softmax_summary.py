@@ -93,12 +93,6 @@ def finish(summary: Summary) -> Float[Array, "B K G T H"]:
     return summary.value / jnp.where(summary.mass == 0, jnp.float32(1), summary.mass)[..., None]
 
 
-def log_sum_exp(summary: Summary) -> Float[Array, "B K G T"]:
-    """Returns log(sum of exp(logit)); 0 for queries that saw no key, whose weights are masked anyway."""
-    mass = jnp.where(summary.mass == 0, jnp.float32(1), summary.mass)
-    return finite(summary.peak) + jnp.log(mass)
-
-
 def finite(peak: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Replaces -inf by 0: exp(-inf - -inf) is NaN, and so is its gradient; 0 is as good a reference as any."""
     return jnp.where(jnp.isneginf(peak), jnp.float32(0), peak)

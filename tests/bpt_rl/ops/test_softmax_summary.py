@@ -73,14 +73,6 @@ def test_merging_is_associative_and_commutative_and_the_empty_summary_changes_no
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_log_sum_exp_is_that_of_the_visible_scores():
-    query, key, value, visible = _inputs()
-    scores = ss.logits(query, key, visible)
-    actual = ss.log_sum_exp(ss.summarise(scores, value))
-    np.testing.assert_allclose(actual[..., 1:], jax.nn.logsumexp(scores, axis=-1)[..., 1:], rtol=1e-5)
-    np.testing.assert_array_equal(actual[..., 0], 0.0)
-
-
 def test_what_is_dropped_leaves_the_mass_alone():
     query, key, value, visible = _inputs()
     keep = jnp.where(jnp.arange(S) % 3 == 0, 0.0, 1.5)[None, None, None, None]
