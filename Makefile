@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,mujoco,plot,sweep,tensorboard
+EXTRAS := dev,dm-control,minari,mujoco,plot,sweep,tensorboard
 
 .PHONY: demo test test-all check format bench d4rl clean
 

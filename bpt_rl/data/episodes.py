@@ -2,7 +2,8 @@
 
 `observations`, `actions` and `rewards` hold the steps of all episodes end to end; `offsets` says where each episode
 begins; `returns`, `tasks` and `is_terminal` have one value per episode. `manifest.json` describes every column, the
-environment and where the episodes come from. Values are checked when they are written, files when they are opened.
+environment and where the episodes come from. Values are checked when they are written, files when they are opened, and
+their contents when they are first read.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bpt_rl.data import store_files as files
+from bpt_rl.data.columns import MAKE_AGAIN, Column, ColumnWriter, read_checked
 from bpt_rl.data.episode_checks import checked
 from bpt_rl.types import (
     ActionSpec,
@@ -27,9 +29,10 @@ from bpt_rl.types import (
     UserError,
 )
 
-FORMAT = 1
+FORMAT = 2
 STEP_COLUMNS = ("observations", "actions", "rewards")
 EPISODE_COLUMNS = ("offsets", "returns", "tasks", "is_terminal")
+EPISODE_TYPES = ("<i8", "<f8", "<i8", "|b1")
 MANIFEST_KEYS = ("spec", "columns", "metadata", "fingerprint")
 
 
@@ -49,6 +52,14 @@ class EpisodeIndex(NamedTuple):
     is_terminal: Bool[np.ndarray, " E"]
 
 
+class StepColumns(NamedTuple):
+    """The steps of all episodes end to end, on disk."""
+
+    observations: Column
+    actions: Column
+    rewards: Column
+
+
 class EpisodeStore:
     """An `EpisodeSource` over a store. Made by `open_store` and `write_store`.
 
@@ -62,7 +73,7 @@ class EpisodeStore:
         tasks: task of every episode.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], steps: Columns, index: EpisodeIndex):
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], steps: StepColumns, index: EpisodeIndex):
         self.folder = folder
         self.spec = spec_from_json(manifest["spec"])
         self.metadata: dict[str, Any] = dict(manifest["metadata"])
@@ -78,18 +89,26 @@ class EpisodeStore:
         return len(self.returns)
 
     def __getitem__(self, index: int) -> Episode:
-        """Episode `index`; its arrays are views of the files, read when they are looked at."""
+        """Episode `index`; its arrays are views of the files.
+
+        Raises:
+            UserError: they are not what was written.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no episode {index} among {len(self)}")
         index %= len(self)
-        start, end = self._index.offsets[index : index + 2]
-        observations, actions, rewards = (column[start:end] for column in self._steps)
+        start, end = self._index.offsets[index : index + 2].tolist()
+        observations, actions, rewards = (column.run(start, end) for column in self._steps)
         is_terminal, task = self._index.is_terminal[index], self.tasks[index]
         return Episode(observations, actions, rewards, is_terminal=bool(is_terminal), task=int(task))
 
     def gather(self, steps: Int[np.ndarray, "*shape"]) -> Columns:
-        """Observations, actions and rewards at flat step indices, copied into memory."""
-        return Columns(*(np.take(column, steps, axis=0) for column in self._steps))
+        """Observations, actions and rewards at flat step indices, copied into memory.
+
+        Raises:
+            UserError: they are not what was written.
+        """
+        return Columns(*(column.take(steps) for column in self._steps))
 
 
 def write_store(
@@ -130,15 +149,9 @@ def open_store(folder: Path) -> EpisodeStore:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    columns = {
-        name: files.open_column(folder, name, manifest["columns"][name])
-        for name in (*STEP_COLUMNS, *EPISODE_COLUMNS)
-    }
-    for name in EPISODE_COLUMNS:
-        if files.digest(columns[name]) != manifest["columns"][name]["sha256"]:
-            raise UserError(f"{folder / name}.npy was changed after it was written; {files.MAKE_AGAIN}")
-    index = EpisodeIndex(*(np.array(columns[name]) for name in EPISODE_COLUMNS))
-    steps = Columns(*(columns[name] for name in STEP_COLUMNS))
+    entries = manifest["columns"]
+    steps = StepColumns(*(Column(folder / f"{name}.npy", entries[name]) for name in STEP_COLUMNS))
+    index = EpisodeIndex(*(read_checked(folder / f"{name}.npy", entries[name]) for name in EPISODE_COLUMNS))
     _require_consistent(folder, index, steps)
     if _read_manifest(folder)["fingerprint"] != manifest["fingerprint"]:
         return open_store(
@@ -187,9 +200,9 @@ def _write_columns(folder: Path, spec: EnvSpec, episodes: Iterable[Episode]) -> 
             is_terminal.append(episode.is_terminal)
         if not returns:
             raise UserError(f"there are no episodes of {spec.name} to store: the dataset is empty")
-        index = (("<i8", offsets), ("<f8", returns), ("<i8", tasks), ("|b1", is_terminal))
-        for name, (dtype, values) in zip(EPISODE_COLUMNS, index, strict=True):
-            writers[name] = files.ColumnWriter(folder, name, dtype)
+        index = (offsets, returns, tasks, is_terminal)
+        for name, dtype, values in zip(EPISODE_COLUMNS, EPISODE_TYPES, index, strict=True):
+            writers[name] = ColumnWriter(folder, name, dtype)
             writers[name].append(np.array(values, dtype))
         return {name: writer.close() for name, writer in writers.items()}
     finally:
@@ -197,15 +210,16 @@ def _write_columns(folder: Path, spec: EnvSpec, episodes: Iterable[Episode]) -> 
             writer.abandon()
 
 
-def _step_writers(folder: Path, spec: EnvSpec) -> dict[str, files.ColumnWriter]:
-    if isinstance(spec.actions, DiscreteActions):
-        actions = files.ColumnWriter(folder, "actions", "<i4")
-    else:
-        actions = files.ColumnWriter(folder, "actions", "<f4", (spec.actions.width,))
+def _step_types(spec: EnvSpec) -> dict[str, str]:
+    actions = "<i4" if isinstance(spec.actions, DiscreteActions) else "<f4"
+    return {"observations": "<f4", "actions": actions, "rewards": "<f4"}
+
+
+def _step_writers(folder: Path, spec: EnvSpec) -> dict[str, ColumnWriter]:
+    actions = () if isinstance(spec.actions, DiscreteActions) else (spec.actions.width,)
+    shapes = {"observations": (spec.observation_size,), "actions": actions, "rewards": ()}
     return {
-        "observations": files.ColumnWriter(folder, "observations", "<f4", (spec.observation_size,)),
-        "actions": actions,
-        "rewards": files.ColumnWriter(folder, "rewards", "<f4"),
+        name: ColumnWriter(folder, name, dtype, shapes[name]) for name, dtype in _step_types(spec).items()
     }
 
 
@@ -225,25 +239,47 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {files.MAKE_AGAIN}") from error
+        raise UserError(f"{path} cannot be read ({error}); {MAKE_AGAIN}") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, expected {FORMAT}; make the dataset again")
     missing = [name for name in MANIFEST_KEYS if name not in manifest]
     if missing or manifest["fingerprint"] != _fingerprint(manifest):
         found = f"lacks {', '.join(missing)}" if missing else "was changed after it was written"
-        raise UserError(f"{path} {found}; {files.MAKE_AGAIN}")
+        raise UserError(f"{path} {found}; {MAKE_AGAIN}")
+    _require_understood(path, manifest)
     return manifest
 
 
-def _require_consistent(folder: Path, index: EpisodeIndex, steps: Columns) -> None:
+def _require_understood(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses a manifest that is whole but describes no store of this format."""
+    try:
+        spec = spec_from_json(manifest["spec"])
+        types = dict(zip(EPISODE_COLUMNS, EPISODE_TYPES, strict=True)) | _step_types(spec)
+        for name, dtype in types.items():
+            entry = manifest["columns"][name]
+            if entry["dtype"] != dtype or not all(isinstance(size, int) for size in entry["shape"]):
+                raise ValueError(f"{name} is {entry['dtype']} of shape {entry['shape']}, expected {dtype}")
+            if name in STEP_COLUMNS and not isinstance(entry["block_rows"], int):
+                raise ValueError(f"{name} has blocks of {entry['block_rows']} rows")
+            if not isinstance(entry["crc32"], list) or not isinstance(entry["sha256"], str):
+                raise ValueError(f"{name} has no checksums")
+        if not isinstance(manifest["metadata"], dict):
+            raise ValueError("metadata is no object")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} describes no store ({type(error).__name__}: {error}); {MAKE_AGAIN}"
+        ) from error
+
+
+def _require_consistent(folder: Path, index: EpisodeIndex, steps: StepColumns) -> None:
     """Refuses columns that each are whole but do not belong together."""
     counts = {name: len(column) for name, column in steps._asdict().items()}
     offsets = index.offsets
     if offsets[0] != 0 or (np.diff(offsets) < 1).any() or set(counts.values()) != {int(offsets[-1])}:
         raise UserError(
             f"the store {folder} says that its episodes end at step {offsets[-1]} and holds {counts}, or its offsets "
-            f"do not rise; {files.MAKE_AGAIN}"
+            f"do not rise; {MAKE_AGAIN}"
         )
     if not len(index.returns) == len(index.tasks) == len(index.is_terminal) == len(offsets) - 1:
-        raise UserError(f"the store {folder} has columns of unequal numbers of episodes; {files.MAKE_AGAIN}")
+        raise UserError(f"the store {folder} has columns of unequal numbers of episodes; {MAKE_AGAIN}")

@@ -1,102 +1,25 @@
-"""The files of a store: columns that grow in bounded memory, and a folder that takes its place at once.
+"""The folder of a store: it takes its place at once, so that a reader sees the old one, the new one or none.
 
-A column is an ordinary `.npy` file. It is written front to back with room for the final shape in its header, and read
-through a memory map. A folder is written under a name of its own and renamed when it is whole, so that a reader sees
-the old one, the new one or none, and two writers never share a file.
+A folder is written under a name of its own and renamed when it is whole; two writers never share a file. What a writer
+that was killed left behind is removed by the next one.
 """
 
 import errno
-import hashlib
+import glob
 import os
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from bpt_rl.types import UserError
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
-MAKE_AGAIN = "the store is damaged: remove the folder and make it again (collect or convert)"
-
-
-class ColumnWriter:
-    """Appends rows to `<name>.npy`.
-
-    Args:
-        folder: where the file goes.
-        name: of the column.
-        dtype: of its values.
-        row_shape: of one row.
-    """
-
-    def __init__(self, folder: Path, name: str, dtype: str, row_shape: tuple[int, ...] = ()):
-        self._dtype, self._row_shape = np.dtype(dtype), row_shape
-        self._digest = hashlib.sha256()
-        self._num_rows = 0
-        self._file = (folder / f"{name}.npy").open("wb")
-        self._write_header()
-        self._start = self._file.tell()
-
-    def append(self, rows: np.ndarray) -> None:
-        """Writes rows at the end."""
-        data = np.ascontiguousarray(rows, self._dtype).tobytes()
-        self._file.write(data)
-        self._digest.update(data)
-        self._num_rows += len(rows)
-
-    def close(self) -> dict[str, Any]:
-        """Completes the header, waits for the disk, and returns the column's entry in the manifest."""
-        self._file.seek(0)
-        self._write_header()
-        if self._file.tell() != self._start:  # NumPy leaves room for 21 digits of the first axis.
-            raise AssertionError(f"the header of {self._file.name} outgrew its room")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return {"dtype": self._dtype.str, "shape": list(self._shape), "sha256": self._digest.hexdigest()}
-
-    def abandon(self) -> None:
-        """Lets go of the file as it is."""
-        self._file.close()
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return (self._num_rows, *self._row_shape)
-
-    def _write_header(self) -> None:
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-
-def open_column(folder: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    """Returns a column, memory-mapped and read-only, after comparing its file with its entry in the manifest.
-
-    Raises:
-        UserError: the file is missing, cut short, or of another type or shape.
-    """
-    path = folder / f"{name}.npy"
-    try:
-        column = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is missing, cut short or no array ({error}); {MAKE_AGAIN}") from error
-    found, expected = (column.dtype.str, list(column.shape)), (entry["dtype"], list(entry["shape"]))
-    if found != expected:
-        raise UserError(
-            f"{path} holds {found[0]} of shape {found[1]}, but {MANIFEST} says {expected[0]} of shape {expected[1]}; "
-            f"{MAKE_AGAIN}"
-        )
-    # A plain view: every operation on the memmap subclass pays for its subclass.
-    return np.asarray(column)
-
-
-def digest(column: np.ndarray) -> str:
-    """Returns the SHA-256 of a column's values, as the manifest has it."""
-    return hashlib.sha256(np.ascontiguousarray(column).tobytes()).hexdigest()
+SECONDS_UNTIL_ABANDONED = 3600.0
 
 
 @contextmanager
@@ -111,6 +34,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     _refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
     partial = _beside(folder)
     partial.mkdir()
     try:
@@ -139,6 +63,29 @@ def _refuse_foreign(folder: Path) -> None:
             f"{folder} is there already and is no store of episodes (no {MANIFEST} in it), so it is left alone; name "
             f"another folder"
         )
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what writers left that were killed: their process is gone, and nothing was written for an hour.
+
+    The process may be one of another machine that shares the disk, so the hour counts too.
+    """
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}{PARTIAL}*"):
+        owner = re.fullmatch(r"(\d+)-[0-9a-f]{8}", left.name.rpartition(PARTIAL)[2])
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+            if owner and not _is_running(int(owner[1])) and time.time() - newest > SECONDS_UNTIL_ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # Somebody else's.
+        return True
+    return True
 
 
 def _beside(folder: Path) -> Path:

@@ -1,7 +1,8 @@
-"""Columns grow, folders appear whole, and nobody's folder is replaced but a store's."""
+"""Folders appear whole, nobody's folder is replaced but a store's, and what a killed writer left is removed."""
 
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,26 +12,6 @@ from bpt_rl.data import store_files
 from bpt_rl.data.episodes import open_store, write_store
 from bpt_rl.testing import FIVE_ARMS
 from bpt_rl.types import EnvSpec, Episode, UserError
-
-
-def test_a_column_is_an_ordinary_npy_file(tmp_path):
-    column = store_files.ColumnWriter(tmp_path, "speeds", "<f4", (2, 3))
-    parts = [np.full((count, 2, 3), count, np.float32) for count in (1, 0, 4)]
-    for part in parts:
-        column.append(part)
-    entry = column.close()
-    whole = np.concatenate(parts)
-    np.testing.assert_array_equal(np.load(tmp_path / "speeds.npy"), whole)
-    assert entry == {"dtype": "<f4", "shape": [5, 2, 3], "sha256": store_files.digest(whole)}
-    np.testing.assert_array_equal(store_files.open_column(tmp_path, "speeds", entry), whole)
-
-
-def test_an_open_column_cannot_be_written_to(tmp_path):
-    column = store_files.ColumnWriter(tmp_path, "a", "<i8")
-    column.append(np.arange(3))
-    opened = store_files.open_column(tmp_path, "a", column.close())
-    with pytest.raises(ValueError, match="read-only"):
-        opened[0] = 1
 
 
 def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
@@ -61,6 +42,23 @@ def test_nothing_is_there_before_it_is_whole(tmp_path):
         assert not (tmp_path / "store").exists()
         with pytest.raises(UserError, match="no dataset at"):
             open_store(tmp_path / "store")
+
+
+def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path):
+    old = time.time() - 4000
+    running = tmp_path / f"store.partial-{os.getpid()}-0123abcd"
+    fresh, dead, stranger = (
+        tmp_path / f"store.partial-{name}" for name in ("999999999-0123abcd", "999999998-0123abcd", "x")
+    )
+    for folder in (running, fresh, dead, stranger):
+        folder.mkdir()
+        (folder / "rewards.npy").write_bytes(b"half")
+        for path in (folder / "rewards.npy", folder):
+            if folder != fresh:
+                os.utime(path, (old, old))
+    with store_files.whole_folder(tmp_path / "store") as partial:
+        (partial / store_files.MANIFEST).write_text("{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"store", running.name, fresh.name, stranger.name}
 
 
 def test_writers_at_the_same_time_leave_one_whole_store(tmp_path):
