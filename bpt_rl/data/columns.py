@@ -136,7 +136,7 @@ class Column:
 
     def __init__(self, path: Path, entry: Mapping[str, Any]):
         self._path = path
-        self._mapped = _open(path, entry)
+        self._mapped: Any = _open(path, entry)
         # A plain view: every operation on the memmap subclass pays for its subclass.
         self._rows = np.asarray(self._mapped)
         self._block_rows, self._checksums = int(entry["block_rows"]), list(entry["crc32"])
@@ -195,7 +195,7 @@ class Column:
         num_runs = 1 + np.count_nonzero(np.diff(rows.reshape(-1)) != 1)
         self._read_bytes += num_bytes + int(num_runs) * PAGES_AROUND_BYTES
         if self._read_bytes > RESIDENT_BYTES:
-            self._mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            self._mapped._mmap.madvise(mmap.MADV_DONTNEED)
             self._read_bytes = 0
 
 

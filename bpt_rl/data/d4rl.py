@@ -10,76 +10,101 @@ first one step too early; this one does not.
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from bpt_rl.data import checksums, d4rl_catalogue
 from bpt_rl.data.config import TRAILING
-from bpt_rl.data.d4rl_layout import BLOCK_ROWS, D4RLFile, open_d4rl
-from bpt_rl.data.episodes import EpisodeStore, open_store, write_store
-from bpt_rl.data.store_files import MANIFEST
+from bpt_rl.data.d4rl_catalogue import D4RLDataset
+from bpt_rl.data.d4rl_layout import D4RLFile, open_d4rl, require_hdf5
+from bpt_rl.data.recording import Contents, Recording, file_identity
 from bpt_rl.types import EnvSpec, Episode, UserError
 
 logger = logging.getLogger(__name__)
 
 
-def convert_d4rl(
-    path: Path, folder: Path, *, max_episode_steps: int | None, trailing: str = "keep", env_id: str = ""
-) -> EpisodeStore:
-    """Returns the file's episodes as a store in `folder`, which is used again while file and options stay the same.
+def recording(
+    path: Path,
+    *,
+    max_episode_steps: int | None,
+    trailing: str = "keep",
+    env_id: str = "",
+    dataset_id: str = "",
+) -> Recording:
+    """Returns the file's episodes, to be read when the recording is opened.
 
     Args:
         path: of the HDF5 file.
-        folder: of the store.
-        max_episode_steps: the environment's limit; needed where the file has no time-outs.
+        max_episode_steps: the environment's limit; needed where the file has no time-outs, unless D4RL's is known.
         trailing: `keep` or `drop` the steps after the last end of an episode.
-        env_id: name of the environment; empty takes the file's attribute `env_id`, or else the file's name.
+        env_id: name of the environment; empty takes the file's attribute `env_id`, then that of the dataset, or else
+            the file's name.
+        dataset_id: which of D4RL's datasets it is; empty goes by the name of the file.
 
     Raises:
-        UserError: the file is missing, damaged, of another layout, or holds values that cannot be learned from.
+        UserError: the file is missing or no HDF5 file, or D4RL has no such dataset; opening the recording raises it
+            where the file is damaged, of another layout, or holds values that cannot be learned from.
     """
     if trailing not in TRAILING:
         raise ValueError(f"trailing must be 'keep' or 'drop', got {trailing!r}")
-    path, folder = Path(path), Path(folder)
-    with open_d4rl(path) as file:
-        source = _identity(path, max_episode_steps=max_episode_steps, trailing=trailing, env_id=env_id)
-        store = _reusable(folder, source)
-        if store is not None:
-            logger.info("%s: using the conversion in %s", path.name, folder)
-            return store
-        ends = _episode_ends(file, max_episode_steps, trailing)
-        spec = EnvSpec(
-            name=env_id or file.env_id,
-            observation_size=file.datasets["observations"].shape[1],
-            actions=file.action_spec(),
-            max_episode_steps=max_episode_steps,
-        )
-        return write_store(folder, spec, _episodes(file, ends), metadata={"source": source})
-
-
-def _identity(path: Path, **options: Any) -> dict[str, Any]:
-    """What tells whether a conversion is still that of the file."""
-    stat = path.stat()
-    return {
+    path = Path(path)
+    require_hdf5(path)
+    known = d4rl_catalogue.find(dataset_id) if dataset_id else d4rl_catalogue.find_file(path)
+    limit = max_episode_steps or (known.max_episode_steps if known else None)
+    identity = {
         "format": "d4rl",
-        "file": path.name,
-        "bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        **options,
+        **file_identity(path),
+        "dataset": known.id if known else "",
+        "max_episode_steps": limit,
+        "trailing": trailing,
+        "env_id": env_id,
     }
 
+    @contextmanager
+    def opened() -> Iterator[Contents]:
+        checksums.require_unchanged(path)
+        with open_d4rl(path) as file:
+            # D4RL's own files do not say where they were recorded: one that does only happens to be called alike.
+            dataset = None if file.env_id and not dataset_id else known
+            if dataset:
+                _warn_of_oddities(file, dataset)
+            ends = _episode_ends(file, limit, trailing)
+            spec = EnvSpec(
+                name=env_id or file.env_id or (dataset and (dataset.environment or dataset.id)) or path.stem,
+                observation_size=file.observation_size,
+                actions=file.action_spec(),
+                max_episode_steps=limit,
+            )
+            yield Contents(spec, _episodes(file, ends), num_steps=int(ends[-1]), facts=_facts(file, dataset))
 
-def _reusable(folder: Path, source: dict[str, Any]) -> EpisodeStore | None:
-    if not (folder / MANIFEST).exists():
-        return None
-    try:
-        store = open_store(folder)
-    except UserError as error:
-        logger.warning("converting again: %s", error)
-        return None
-    return store if store.metadata.get("source") == source else None
+    return Recording(known.id if known else path.name, identity, opened)
+
+
+def _facts(file: D4RLFile, known: D4RLDataset | None) -> dict[str, Any]:
+    """What a store keeps of a file: what it says of itself, and what is known of D4RL's dataset of that name."""
+    facts: dict[str, Any] = {}
+    if known:
+        facts = {
+            "dataset": known.id,
+            "environment": known.environment,
+            "environment_options": dict(known.environment_options),
+            "licence": d4rl_catalogue.LICENCE,
+            "remarks": list(known.remarks),
+        }
+    if file.env_id:
+        facts |= {"environment": file.env_id, "environment_options": {}}
+    if file.licence:
+        facts["licence"] = file.licence
+    return {name: value for name, value in facts.items() if value}
+
+
+def _warn_of_oddities(file: D4RLFile, known: D4RLDataset) -> None:
+    for remark in known.remarks:
+        logger.warning("%s (%s): %s", known.id, file.path.name, remark)
 
 
 def _episode_ends(file: D4RLFile, max_episode_steps: int | None, trailing: str) -> Int[np.ndarray, " E"]:
@@ -102,9 +127,9 @@ def _cut_at_limit(
     """Adds an end wherever an episode reaches the limit."""
     if not max_episode_steps:
         raise UserError(
-            f"{file.path} has no 'timeouts', and the limit of its environment {file.env_id!r} is not known, so "
-            f"episodes that it cut cannot be told apart; set dataset.max_episode_steps (at least {file.num_rows} if "
-            f"only 'terminals' end an episode)"
+            f"{file.path} has no 'timeouts', and the limit of its environment {file.env_id or file.path.stem!r} is not "
+            f"known, so episodes that it cut cannot be told apart; set dataset.max_episode_steps (at least "
+            f"{file.num_rows} if only 'terminals' end an episode)"
         )
     starts, stops = np.append(0, ends), np.append(ends, file.num_rows)
     cuts = [
@@ -160,7 +185,7 @@ def _episodes(file: D4RLFile, ends: Int[np.ndarray, " E"]) -> Iterator[Episode]:
     first = 0
     while first < len(ends):
         # As many whole episodes as fit in a block, at least one.
-        fitting = int(np.searchsorted(ends, starts[first] + BLOCK_ROWS, side="right"))
+        fitting = int(np.searchsorted(ends, starts[first] + file.block_rows, side="right"))
         following = max(first + 1, fitting)
         begin, stop = int(starts[first]), int(ends[following - 1])
         columns = [file.read(key, begin, stop) for key in ("observations", "actions", "rewards")]

@@ -33,7 +33,7 @@ FORMAT = 2
 STEP_COLUMNS = ("observations", "actions", "rewards")
 EPISODE_COLUMNS = ("offsets", "returns", "tasks", "is_terminal")
 EPISODE_TYPES = ("<i8", "<f8", "<i8", "|b1")
-MANIFEST_KEYS = ("spec", "columns", "metadata", "fingerprint")
+MANIFEST_KEYS = ("spec", "columns", "metadata", "fingerprint", "checksum")
 
 
 class EpisodeIndex(NamedTuple):
@@ -71,6 +71,7 @@ class EpisodeStore:
         lengths: environment steps of every episode.
         returns: sum of rewards of every episode, raw units.
         tasks: task of every episode.
+        is_terminal: whether the environment ended it, for every episode.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], steps: StepColumns, index: EpisodeIndex):
@@ -81,6 +82,7 @@ class EpisodeStore:
         self.lengths: Int[np.ndarray, " E"] = np.diff(index.offsets)
         self.returns: Float[np.ndarray, " E"] = index.returns
         self.tasks: Int[np.ndarray, " E"] = index.tasks
+        self.is_terminal: Bool[np.ndarray, " E"] = index.is_terminal
         self._index = index
         self._steps = steps
 
@@ -99,7 +101,7 @@ class EpisodeStore:
         index %= len(self)
         start, end = self._index.offsets[index : index + 2].tolist()
         observations, actions, rewards = (column.run(start, end) for column in self._steps)
-        is_terminal, task = self._index.is_terminal[index], self.tasks[index]
+        is_terminal, task = self.is_terminal[index], self.tasks[index]
         return Episode(observations, actions, rewards, is_terminal=bool(is_terminal), task=int(task))
 
     def gather(self, steps: Int[np.ndarray, "*shape"]) -> Columns:
@@ -131,6 +133,7 @@ def write_store(
         columns = _write_columns(partial, spec, episodes)
         described = {"format": FORMAT, "spec": spec_to_json(spec), "columns": columns}
         manifest = {**described, "metadata": dict(metadata), "fingerprint": _fingerprint(described)}
+        manifest["checksum"] = _checksum(manifest)
         with (partial / files.MANIFEST).open("w") as file:
             json.dump(manifest, file, indent=1)
             file.flush()
@@ -229,12 +232,18 @@ def _fingerprint(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(essentials, sort_keys=True).encode()).hexdigest()
 
 
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else in the manifest, the metadata included."""
+    values = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / files.MANIFEST
     if not path.is_file():
         raise UserError(
             f"there is no dataset at {folder}: expected a folder with {files.MANIFEST}, as a collection or a "
-            f"conversion leaves it; look at dataset.path"
+            f"conversion leaves it; look at dataset.id"
         )
     try:
         manifest = json.loads(path.read_text())
@@ -244,7 +253,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, expected {FORMAT}; make the dataset again")
     missing = [name for name in MANIFEST_KEYS if name not in manifest]
-    if missing or manifest["fingerprint"] != _fingerprint(manifest):
+    if missing or manifest["checksum"] != _checksum(manifest):
         found = f"lacks {', '.join(missing)}" if missing else "was changed after it was written"
         raise UserError(f"{path} {found}; {MAKE_AGAIN}")
     _require_understood(path, manifest)

@@ -11,7 +11,7 @@ References:
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from bpt_rl.data.config import ContextConfig
 from bpt_rl.types import EpisodeSource
@@ -39,10 +39,17 @@ class ChainPool:
         chosen: the episodes to draw from, each once.
         context: how many episodes, drawn how.
         most_steps: a longer chain loses its worst episodes until it fits.
+        weights: how often every episode of the source is drawn, besides what `context` says; None draws all alike.
     """
 
     def __init__(
-        self, source: EpisodeSource, chosen: Int[np.ndarray, " E"], context: ContextConfig, *, most_steps: int
+        self,
+        source: EpisodeSource,
+        chosen: Int[np.ndarray, " E"],
+        context: ContextConfig,
+        *,
+        most_steps: int,
+        weights: Float[np.ndarray, " all"] | None = None,
     ):
         # Episodes of one task lie side by side, so that a task is a range of positions.
         episodes = chosen[np.argsort(source.tasks[chosen], kind="stable")]
@@ -54,6 +61,9 @@ class ChainPool:
         self._ascending = episodes[ascending]
         self._rank = np.argsort(ascending)
         self._weights = lengths if context.weighting == "length" else np.ones_like(lengths)
+        self._is_uniform = context.weighting == "uniform" and weights is None
+        if weights is not None:
+            self._weights = _whole_numbers(self._weights * weights[episodes])
         self._mean_length = float(np.average(lengths, weights=self._weights))
         # Position p owns the whole numbers from the end of p - 1 up to its own end, as many as its weight.
         self._ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._weights)])
@@ -102,8 +112,8 @@ class ChainPool:
         low = self._ends[self._firsts[tasks]]
         high = self._ends[self._firsts[tasks] + self._counts[tasks]]
         ticks = rng.integers(low[:, None], high[:, None], size=(len(tasks), num_draws))
-        uniform = self._context.weighting == "uniform"  # Every weight is 1: the number is the position.
-        positions = ticks if uniform else np.searchsorted(self._ends, ticks, side="right") - 1
+        # Where every weight is 1, the number is the position.
+        positions = ticks if self._is_uniform else np.searchsorted(self._ends, ticks, side="right") - 1
         is_new = _is_first_of_its_kind(positions)
         is_drawn = is_new & (np.cumsum(is_new, axis=1) <= wanted[:, None])
         missing = wanted - is_drawn.sum(axis=1)
@@ -127,6 +137,12 @@ class ChainPool:
         times = rng.exponential(size=self._counts[task]) / self._weights[first : first + self._counts[task]]
         times[drawn - first] = np.inf
         return first + np.argpartition(times, count - 1)[:count]
+
+
+def _whole_numbers(weights: Float[np.ndarray, " E"]) -> Int[np.ndarray, " E"]:
+    """Weights as whole numbers in the same ratios, to one part in a thousand, as far as 62 bits allow."""
+    scale = min(1000 / weights.min(), 2**62 / weights.sum())
+    return np.maximum(1, np.rint(weights * scale)).astype(np.int64)
 
 
 def _is_first_of_its_kind(values: Int[np.ndarray, "M k"]) -> Bool[np.ndarray, "M k"]:

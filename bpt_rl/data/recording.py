@@ -25,7 +25,7 @@ class Contents(NamedTuple):
     Attributes:
         spec: of the environment that it was made in.
         episodes: read one by one, in the order of the files; may be gone through once.
-        num_steps: environment steps in all, for the display of progress.
+        num_steps: environment steps in all, for the display of progress; None if that is not known before.
         facts: JSON values that a store keeps. Known names: `environment` (id of the environment to act in),
             `environment_options` (what to make it with), `tasks` (name of every task id, a list), `licence`,
             `reference_scores` (returns of the random and of the expert policy), `remarks` (a list of sentences that a
@@ -34,7 +34,7 @@ class Contents(NamedTuple):
 
     spec: EnvSpec
     episodes: Iterable[Episode]
-    num_steps: int
+    num_steps: int | None
     facts: Mapping[str, Any]
 
 
@@ -66,7 +66,16 @@ def convert(recording: Recording, folder: Path) -> EpisodeStore:
         return store
     with recording.open() as contents:
         metadata = {"source": dict(recording.identity), "facts": dict(contents.facts)}
-        return write_store(folder, contents.spec, _shown(recording.name, contents), metadata=metadata)
+        logger.info("%s: writing its episodes to %s", recording.name, folder)
+        episodes = contents.episodes
+        if contents.num_steps is not None:
+            episodes = _shown(recording.name, episodes, contents.num_steps)
+        return write_store(folder, contents.spec, episodes, metadata=metadata)
+
+
+def is_converted(recording: Recording, folder: Path) -> bool:
+    """Tells whether `folder` holds a whole conversion of these files with these options."""
+    return _reusable(folder, recording.identity) is not None
 
 
 def file_identity(path: Path) -> dict[str, Any]:
@@ -86,11 +95,11 @@ def _reusable(folder: Path, identity: Mapping[str, Any]) -> EpisodeStore | None:
     return store if store.metadata.get("source") == dict(identity) else None
 
 
-def _shown(name: str, contents: Contents) -> Iterator[Episode]:
+def _shown(name: str, episodes: Iterable[Episode], num_steps: int) -> Iterator[Episode]:
     """Yields the episodes and shows how many of the steps are converted."""
     done = 0
-    with show_progress(f"converting {name}", contents.num_steps, rate_name="steps") as progress:
-        for episode in contents.episodes:
+    with show_progress(f"converting {name}", num_steps, rate_name="steps") as progress:
+        for episode in episodes:
             yield episode
             done += len(episode)
             progress.update(done, {})

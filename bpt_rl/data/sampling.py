@@ -59,6 +59,7 @@ class BatchSampler:
         loss_episodes: `all` puts loss on every action, `last` on those of the best episode of each chain.
         seed: of the draws.
         episodes: the episodes to draw from; None takes all.
+        weights: how often every episode of the source is drawn, besides what `context` says; None draws all alike.
 
     Attributes:
         num_rows: rows of a batch.
@@ -77,6 +78,7 @@ class BatchSampler:
         loss_episodes: str,
         seed: int,
         episodes: Int[np.ndarray, " E"] | None = None,
+        weights: Float[np.ndarray, " all"] | None = None,
     ):
         if loss_episodes not in LOSS_EPISODES:
             raise ValueError(f"loss_episodes must be 'all' or 'last', got {loss_episodes!r}")
@@ -89,7 +91,7 @@ class BatchSampler:
         self.num_episodes = len(chosen)
         self._source, self._seed, self._loss_episodes = source, seed, loss_episodes
         self._offsets = np.cumsum(source.lengths) - source.lengths
-        self._pool = ChainPool(source, chosen, context, most_steps=self.row_steps)
+        self._pool = ChainPool(source, chosen, context, most_steps=self.row_steps, weights=weights)
 
     def batch(self, step: int) -> Window:
         """Returns the batch of gradient step `step`, whatever was asked for before."""

@@ -52,7 +52,7 @@ def _refuse_foreign(folder: Path) -> None:
         try:
             before = folder.stat().st_ino
             names = os.listdir(folder) if folder.is_dir() else None
-            if names is not None and (not names or MANIFEST in names):
+            if names is not None and (not names or _are_a_store(names)):
                 return
             is_same = folder.stat().st_ino == before
         except (FileNotFoundError, NotADirectoryError):
@@ -60,9 +60,13 @@ def _refuse_foreign(folder: Path) -> None:
         if not is_same:
             continue
         raise UserError(
-            f"{folder} is there already and is no store of episodes (no {MANIFEST} in it), so it is left alone; name "
-            f"another folder"
+            f"{folder} is there already and is no store of episodes ({MANIFEST} and columns, nothing else), so it is "
+            f"left alone; name another folder"
         )
+
+
+def _are_a_store(names: list[str]) -> bool:
+    return MANIFEST in names and all(name == MANIFEST or name.endswith(".npy") for name in names)
 
 
 def _remove_abandoned(folder: Path) -> None:

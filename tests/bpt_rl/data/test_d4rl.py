@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from bpt_rl.data import d4rl, d4rl_layout
-from bpt_rl.data.d4rl import convert_d4rl
+from bpt_rl.data import checksums, d4rl, d4rl_layout, recording
 from bpt_rl.data.episodes import EpisodeStore
+from bpt_rl.data.recording import convert
 from bpt_rl.types import ContinuousActions, DiscreteActions, UserError
 
 
@@ -39,9 +39,13 @@ def _write(path: Path, arrays: dict[str, np.ndarray], **attributes) -> Path:
     return path
 
 
+def _convert_file(path: Path, folder: Path, **options) -> EpisodeStore:
+    return convert(d4rl.recording(path, **{"max_episode_steps": None, **options}), folder)
+
+
 def _convert(tmp_path: Path, arrays: dict[str, np.ndarray] | None = None, **options) -> EpisodeStore:
     path = _write(tmp_path / "file.hdf5", _arrays() if arrays is None else arrays)
-    return convert_d4rl(path, tmp_path / "store", **{"max_episode_steps": None, **options})
+    return _convert_file(path, tmp_path / "store", **options)
 
 
 def _ends(store: EpisodeStore) -> list[int]:
@@ -66,8 +70,7 @@ def test_a_terminal_in_the_last_step_before_the_limit_is_terminal(tmp_path):
 def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, block):
     whole = _convert(tmp_path)
     monkeypatch.setattr(d4rl_layout, "BLOCK_ROWS", block)
-    monkeypatch.setattr(d4rl, "BLOCK_ROWS", block)
-    blocks = convert_d4rl(tmp_path / "file.hdf5", tmp_path / "blocks", max_episode_steps=None)
+    blocks = _convert_file(tmp_path / "file.hdf5", tmp_path / "blocks")
     assert blocks.fingerprint == whole.fingerprint
     assert blocks.spec == whole.spec
 
@@ -122,7 +125,7 @@ def test_columns_of_width_one_are_flattened(tmp_path):
     columns = {key: _arrays()[key][:, None] for key in ("rewards", "terminals", "timeouts")}
     columns["terminals"] = columns["terminals"].astype(np.float64)
     path = _write(tmp_path / "columns.hdf5", _arrays(**columns), env_id="file")
-    assert convert_d4rl(path, tmp_path / "columns", max_episode_steps=None).fingerprint == flat.fingerprint
+    assert _convert_file(path, tmp_path / "columns").fingerprint == flat.fingerprint
 
 
 @pytest.mark.parametrize("shape", [(11,), (11, 1)])
@@ -156,11 +159,8 @@ def test_what_else_the_file_holds_is_left_alone(tmp_path):
 )
 def test_the_file_says_where_it_was_recorded(tmp_path, env_id):
     path = _write(tmp_path / "file.hdf5", _arrays(), env_id=env_id)
-    assert convert_d4rl(path, tmp_path / "a", max_episode_steps=None).spec.name == "Hopper-v5"
-    assert (
-        convert_d4rl(path, tmp_path / "b", max_episode_steps=None, env_id="Hopper-v4").spec.name
-        == "Hopper-v4"
-    )
+    assert _convert_file(path, tmp_path / "a").spec.name == "Hopper-v5"
+    assert _convert_file(path, tmp_path / "b", env_id="Hopper-v4").spec.name == "Hopper-v4"
 
 
 def test_without_saying_so_the_name_of_the_file_stands_in(tmp_path):
@@ -169,18 +169,18 @@ def test_without_saying_so_the_name_of_the_file_stands_in(tmp_path):
 
 def test_a_conversion_is_used_again_until_file_or_options_change(tmp_path, monkeypatch):
     writes = []
-    write_store = d4rl.write_store
+    write_store = recording.write_store
     monkeypatch.setattr(
-        d4rl, "write_store", lambda *args, **kw: writes.append(args) or write_store(*args, **kw)
+        recording, "write_store", lambda *args, **kw: writes.append(args) or write_store(*args, **kw)
     )
     first = _convert(tmp_path)
     path = tmp_path / "file.hdf5"
-    again = convert_d4rl(path, tmp_path / "store", max_episode_steps=None)
+    again = _convert_file(path, tmp_path / "store")
     assert (len(writes), again.fingerprint) == (1, first.fingerprint)
-    convert_d4rl(path, tmp_path / "store", max_episode_steps=None, trailing="drop")
+    _convert_file(path, tmp_path / "store", trailing="drop")
     assert len(writes) == 2
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    convert_d4rl(path, tmp_path / "store", max_episode_steps=None, trailing="drop")
+    _convert_file(path, tmp_path / "store", trailing="drop")
     assert len(writes) == 3
     changed = _convert(tmp_path, _arrays(rewards=np.ones(11, np.float32)), trailing="drop")
     assert (len(writes), changed.returns.tolist()) == (4, [3, 4, 4])
@@ -189,7 +189,7 @@ def test_a_conversion_is_used_again_until_file_or_options_change(tmp_path, monke
 def test_a_damaged_conversion_is_made_again(tmp_path, caplog):
     store = _convert(tmp_path)
     (store.folder / "actions.npy").write_bytes(b"")
-    again = convert_d4rl(tmp_path / "file.hdf5", store.folder, max_episode_steps=None)
+    again = _convert_file(tmp_path / "file.hdf5", store.folder)
     assert again.fingerprint == store.fingerprint
     assert "converting again" in caplog.text
 
@@ -197,6 +197,57 @@ def test_a_damaged_conversion_is_made_again(tmp_path, caplog):
 def test_an_unknown_way_with_the_trailing_episode_is_refused(tmp_path):
     with pytest.raises(ValueError, match="trailing must be 'keep' or 'drop', got 'cut'"):
         _convert(tmp_path, trailing="cut")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hopper_medium_replay-v2.hdf5", {}),
+        ("mine.hdf5", {"dataset_id": "hopper-medium-replay-v2"}),
+    ],
+)
+def test_a_dataset_of_d4rl_is_known_by_its_file_or_its_id(tmp_path, caplog, name, options):
+    path = _write(tmp_path / name, _arrays(timeouts=None))
+    store = _convert_file(path, tmp_path / "store", **options)
+    assert store.spec.name == "Hopper-v4"
+    assert store.spec.max_episode_steps == 1000
+    facts = store.metadata["facts"]
+    assert facts["dataset"] == "hopper-medium-replay-v2"
+    assert facts["environment"] == "Hopper-v4"
+    assert facts["licence"] == "CC BY 4.0"
+    assert "D4RL#162" in facts["remarks"][0]
+    assert f"hopper-medium-replay-v2 ({name}): time-outs also mark" in caplog.text
+
+
+def test_a_limit_of_one_s_own_comes_before_d4rl_s(tmp_path):
+    path = _write(tmp_path / "maze2d-umaze-sparse-v1.hdf5", _arrays(timeouts=None))
+    assert _ends(_convert_file(path, tmp_path / "a", max_episode_steps=4)) == [3, 7, 11]
+    store = _convert_file(path, tmp_path / "b")
+    assert (store.spec.name, store.spec.max_episode_steps) == ("maze2d-umaze-v1", 300)
+    assert "environment" not in store.metadata["facts"]
+
+
+def test_a_file_that_says_where_it_was_recorded_is_not_one_of_d4rl_s(tmp_path, caplog):
+    path = _write(tmp_path / "hopper_mixed.hdf5", _arrays(), env_id="Hopper-v5", license="mine")
+    store = _convert_file(path, tmp_path / "store")
+    assert store.spec.name == "Hopper-v5"
+    assert store.metadata["facts"] == {"environment": "Hopper-v5", "licence": "mine"}
+    assert "D4RL" not in caplog.text
+
+
+def test_an_unknown_dataset_is_refused(tmp_path):
+    path = _write(tmp_path / "file.hdf5", _arrays())
+    with pytest.raises(UserError, match=r"no dataset 'hopper-medium'; the nearest are hopper-medium-v2"):
+        _convert_file(path, tmp_path / "store", dataset_id="hopper-medium")
+
+
+def test_a_file_that_is_not_what_was_downloaded_is_refused(tmp_path):
+    path = _write(tmp_path / "file.hdf5", _arrays())
+    checksums.write_sidecar(path, checksums.file_digest(path))
+    assert len(_convert_file(path, tmp_path / "store")) == 3
+    _write(path, _arrays(rewards=np.ones(11, np.float32)))
+    with pytest.raises(UserError, match=r"file\.hdf5 is not what it was"):
+        _convert_file(path, tmp_path / "store")
 
 
 # Episodes and quartiles of return (minimum to maximum) as the README beside the files has them.
@@ -232,7 +283,7 @@ def test_real_files_hold_what_their_readme_says(shared_data, tmp_path, name):
     if not path.is_file():
         pytest.skip(f"no {path.name} beside the checkout")
     num_episodes, num_steps, env_id, quartiles = REAL[name]
-    store = convert_d4rl(path, tmp_path / "store", max_episode_steps=None)
+    store = _convert_file(path, tmp_path / "store")
     assert (len(store), store.lengths.sum(), store.spec.name) == (num_episodes, num_steps, env_id)
     actual = np.quantile(store.returns, [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(actual[[0, 4]], np.array(quartiles)[[0, 4]], atol=0.06)
@@ -276,7 +327,7 @@ def test_boundaries_are_those_of_d4rl(tmp_path):
 
 def test_boundaries_of_a_real_file_are_those_of_d4rl(shared_data, tmp_path):
     path = shared_data / "real" / "cartpole-expert-imitation.hdf5"
-    store = convert_d4rl(path, tmp_path / "store", max_episode_steps=None, trailing="drop")
+    store = _convert_file(path, tmp_path / "store", trailing="drop")
     assert store.lengths.tolist() == _sequence_dataset(path, 500)["lengths"]
 
 

@@ -4,8 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from bpt_rl.data import d4rl_layout
 from bpt_rl.data.d4rl_layout import open_d4rl
-from bpt_rl.types import UserError
+from bpt_rl.types import DiscreteActions, UserError
 
 
 def _arrays(num_rows: int = 6) -> dict[str, np.ndarray]:
@@ -36,6 +37,13 @@ def refusal(tmp_path):
     return refusal_of
 
 
+def _write(path, **changes):
+    with h5py.File(path, "w") as file:
+        for key, array in (_arrays() | changes).items():
+            file[key] = array
+    return path
+
+
 def _read_all(path) -> None:
     with open_d4rl(path) as file:
         for start, stop in file.blocks():
@@ -54,17 +62,17 @@ def _at(key: str, index, value) -> dict[str, np.ndarray]:
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"there is no file .*nowhere\.hdf5; look at dataset\.path"):
+    with pytest.raises(UserError, match=r"there is no file .*nowhere\.hdf5; look at dataset\.id"):
         _read_all(tmp_path / "nowhere.hdf5")
 
 
 def test_no_path_at_all(tmp_path):
-    with pytest.raises(UserError, match=r"dataset\.path is empty.*dataset\.path=FILE"):
+    with pytest.raises(UserError, match=r"dataset\.id is empty.*dataset\.id=FILE"):
         _read_all(type(tmp_path)(""))
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(UserError, match=r"is a folder, expected an HDF5 file.*dataset\.kind=store"):
+    with pytest.raises(UserError, match=r"is a folder, expected an HDF5 file.*leave out d4rl: in front"):
         _read_all(tmp_path)
 
 
@@ -82,7 +90,9 @@ def test_a_file_that_is_cut_short(tmp_path, share):
         for key, array in _arrays(1000).items():
             file[key] = array
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(UserError, match=r"short\.hdf5 is an HDF5 file that cannot be opened .*cut short"):
+    with pytest.raises(
+        UserError, match=r"short\.hdf5 \(\d+ bytes\): the HDF5 file cannot be read .*cut short"
+    ):
         _read_all(path)
 
 
@@ -95,7 +105,7 @@ def test_a_file_that_is_damaged_inside(tmp_path):
     content = bytearray(path.read_bytes())
     content[where : where + 8] = b"\xff" * 8
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"'rewards' cannot be read in rows 0 \.\. 2999 .*damaged"):
+    with pytest.raises(UserError, match=r"'rewards' in rows 0 \.\. 2999 cannot be read .*damaged"):
         _read_all(path)
 
 
@@ -114,9 +124,14 @@ def test_a_group_in_place_of_an_array(refusal):
     ("key", "shape", "expected"),
     [
         ("observations", (6,), "'observations' has shape (6,) of float64, expected (N, O)"),
-        ("observations", (6, 2, 2), "expected (N, O)"),
+        ("observations", (6, 2, 0), "expected (N, O)"),
         ("observations", (6, 0), "expected (N, O)"),
-        ("actions", (6,), "'actions' has shape (6,) of float64, expected (N, A) of floating-point numbers"),
+        (
+            "actions",
+            (6, 0),
+            "'actions' has shape (6, 0) of float64, expected (N, A) of floating-point numbers",
+        ),
+        ("actions", (6, 2, 2), "'actions' has shape (6, 2, 2) of float64, expected (N, A) of floating-point"),
         ("rewards", (6, 2), "'rewards' has shape (6, 2) of float64, expected (N,)"),
         ("rewards", (), "'rewards' has shape () of float64, expected (N,)"),
         ("terminals", (6, 3), "'terminals' has shape (6, 3) of float64, expected (N,)"),
@@ -125,6 +140,10 @@ def test_a_group_in_place_of_an_array(refusal):
 )
 def test_arrays_of_another_shape(refusal, key, shape, expected):
     assert expected in refusal(**{key: np.zeros(shape)})
+
+
+def test_rewards_that_are_only_true_or_false(refusal):
+    assert "'rewards' has shape (6,) of bool, expected (N,) of numbers" in refusal(rewards=np.zeros(6, bool))
 
 
 def test_several_integer_actions_at_once(refusal):
@@ -148,6 +167,19 @@ def test_values_that_are_not_finite_in_float32(refusal, key, index, value):
     assert f"{key!r} holds NaN or infinite values, first in row 4: " in refusal(**_at(key, index, value))
 
 
+@pytest.mark.parametrize("key", ["observations", "rewards"])
+def test_integers_that_float32_would_not_keep(refusal, key):
+    array = _arrays()[key].astype(np.int64)
+    array[4] = 2**31
+    assert f"{key!r} holds integers beyond 32 bits, first in row 4: " in refusal(**{key: array})
+
+
+def test_wide_rows_are_not_printed_whole(refusal):
+    array = np.zeros((6, 300))
+    array[2, 7] = np.inf
+    assert "[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, inf, 0.0, 0.0, ...]" in refusal(observations=array)
+
+
 @pytest.mark.parametrize("value", [2, -1, 0.5, np.nan])
 @pytest.mark.parametrize("key", ["terminals", "timeouts"])
 def test_flags_that_are_neither_0_nor_1(refusal, key, value):
@@ -160,8 +192,65 @@ def test_integers_that_are_no_actions(refusal, value):
     assert f"integer 'actions' span {min(0, value)} .. {max(2, value)}" in message
 
 
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, 1e300])
+def test_fractions_that_are_no_actions(refusal, value):
+    message = refusal(actions=np.array([0, 1, 2, value, 0, 1]))
+    assert f"'actions' has one axis, so it holds numbers of discrete actions, but there is {value}" in message
+    assert "in row 3" in message
+
+
+def test_whole_numbers_along_one_axis_are_discrete_actions(tmp_path):
+    path = _write(tmp_path / "minigrid.hdf5", actions=np.float32([0, 3, 1, 2, 0, 5]))
+    with open_d4rl(path) as file:
+        assert file.action_spec() == DiscreteActions(6)
+        assert file.read("actions", 1, 4).tolist() == [3, 1, 2]
+        assert file.read("actions", 1, 4).dtype == np.int64
+
+
+def test_pictures_are_flattened(tmp_path):
+    pictures = np.arange(6 * 7 * 5 * 3, dtype=np.uint8).reshape(6, 7, 5, 3)
+    path = _write(tmp_path / "pictures.hdf5", observations=pictures)
+    with open_d4rl(path) as file:
+        assert file.observation_size == 105
+        rows = file.read("observations", 2, 5)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows[1], pictures[3].reshape(-1))
+
+
+def test_wide_rows_are_read_in_smaller_blocks(tmp_path, monkeypatch):
+    path = _write(tmp_path / "wide.hdf5", observations=np.zeros((6, 50, 20), np.uint8))
+    monkeypatch.setattr(d4rl_layout, "BLOCK_BYTES", 8 * 1000 * 4)
+    with open_d4rl(path) as file:
+        assert list(file.blocks()) == [(0, 4), (4, 6)]
+
+
+def test_a_row_wider_than_any_picture(refusal):
+    assert "expected (N, O)" in refusal(observations=np.zeros((6, 3 * 2**20 + 1), np.uint8))
+
+
+def test_a_truth_value_that_is_neither_true_nor_false(tmp_path):
+    path = _write(tmp_path / "bad.hdf5", terminals=np.array([0, 1, 0, 2, 1, 0], np.uint8))
+    with h5py.File(path, "r+") as file:
+        of_truth, space = file["timeouts"].id.get_type(), file["terminals"].id.get_space()
+        numbers = file["terminals"][()]
+        del file["terminals"]
+        terminals = h5py.h5d.create(file.id, b"terminals", of_truth, space)
+        terminals.write(h5py.h5s.ALL, h5py.h5s.ALL, numbers, of_truth)
+    with pytest.raises(UserError, match=r"'terminals' holds 2 in row 3, expected 0 or 1 only"):
+        _read_all(path)
+
+
 @pytest.mark.parametrize(
-    "dtype", [h5py.string_dtype(), h5py.vlen_dtype(np.float32), np.dtype("S4"), np.complex64]
+    "dtype",
+    [
+        h5py.string_dtype(),
+        h5py.vlen_dtype(np.float32),
+        h5py.ref_dtype,
+        np.dtype("S4"),
+        np.dtype([("a", "f4"), ("b", "i4")]),
+        np.dtype(("f4", (2,))),
+        np.complex64,
+    ],
 )
 def test_nothing_but_numbers_is_read(tmp_path, dtype):
     path = tmp_path / "objects.hdf5"

@@ -134,6 +134,12 @@ def test_a_manifest_that_was_changed_is_refused(store):
         open_store(store.folder)
 
 
+def test_changed_metadata_are_refused(store):
+    _edit_manifest(store.folder, metadata={"seed": 6})
+    with pytest.raises(UserError, match=r"manifest\.json was changed after it was written"):
+        open_store(store.folder)
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "\x00\xff"])
 def test_a_manifest_that_is_none_is_refused(store, text):
     (store.folder / "manifest.json").write_text(text, encoding="latin-1")
@@ -143,7 +149,7 @@ def test_a_manifest_that_is_none_is_refused(store, text):
 
 def test_a_manifest_without_its_parts_is_refused(store):
     (store.folder / "manifest.json").write_text('{"format": 2, "spec": {}}')
-    with pytest.raises(UserError, match="lacks columns, metadata, fingerprint"):
+    with pytest.raises(UserError, match="lacks columns, metadata, fingerprint, checksum"):
         open_store(store.folder)
 
 
@@ -183,7 +189,7 @@ def test_a_whole_manifest_that_describes_no_store_is_refused(store):
     for change in ({"dtype": "|O"}, {"shape": ["3"]}, {"crc32": None}, {"block_rows": "2"}, {"sha256": 3}):
         columns = {**manifest["columns"], "rewards": {**manifest["columns"]["rewards"], **change}}
         changed = {**manifest, "columns": columns}
-        _edit_manifest(store.folder, columns=columns, fingerprint=episodes._fingerprint(changed))
+        _edit_manifest(store.folder, columns=columns, checksum=episodes._checksum(changed))
         with pytest.raises(UserError, match=r"manifest\.json describes no store"):
             open_store(store.folder)
 

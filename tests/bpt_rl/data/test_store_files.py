@@ -28,6 +28,14 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
         store_files.whole_folder(folder / "chapter.txt").__enter__()
 
 
+def test_a_folder_with_a_manifest_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / store_files.MANIFEST).write_text("{}")
+    (tmp_path / "episode_000000_1000.npz").write_bytes(b"hours of simulation")
+    with pytest.raises(UserError, match="is no store of episodes"), store_files.whole_folder(tmp_path):
+        pass
+    assert (tmp_path / "episode_000000_1000.npz").exists()
+
+
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "empty").mkdir()
     with store_files.whole_folder(tmp_path / "empty") as partial:

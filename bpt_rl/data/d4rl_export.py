@@ -1,0 +1,73 @@
+"""From a dataset to a file in D4RL's layout, for whoever reads that."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpt_rl.types import EpisodeSource, UserError
+
+# Rows written at a time, and rows of a chunk of the file.
+BLOCK_ROWS = 65536
+CHUNK_ROWS = 4096
+
+
+def export_d4rl(source: EpisodeSource, path: Path, *, compress: bool = True) -> None:
+    """Writes all episodes end to end, one row per step; memory holds one block of rows.
+
+    `terminals` marks the last step of an episode that the environment ended, `timeouts` that of every other one. A
+    dataset of several tasks has the task of every step in `infos/task`. The attribute `env_id` names the environment.
+    The observation after an episode's last step is not in our datasets, and so not in the file.
+
+    Args:
+        source: of the episodes.
+        path: of the file, which appears when it is whole.
+        compress: whether with gzip.
+
+    Raises:
+        UserError: there is something at `path` already, or it cannot be written.
+    """
+    import h5py
+
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} is there already and is left alone; remove it, or name another file")
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(partial, "x") as file:
+            file.attrs["env_id"] = source.spec.name
+            _write_steps(file, source, {"compression": "gzip"} if compress else {})
+            _write_ends(file, source)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.rename(partial, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be written ({error}); nothing half-written is left there") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_steps(file: Any, source: EpisodeSource, options: dict[str, Any]) -> None:
+    num_steps = int(source.lengths.sum())
+    for start in range(0, num_steps, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, num_steps)
+        for key, rows in source.gather(np.arange(start, stop))._asdict().items():
+            if key not in file:
+                shape = rows.shape[1:]
+                chunks = (min(CHUNK_ROWS, num_steps), *shape)
+                file.create_dataset(key, (num_steps, *shape), rows.dtype, chunks=chunks, **options)
+            file[key][start:stop] = rows
+
+
+def _write_ends(file: Any, source: EpisodeSource) -> None:
+    ends = np.cumsum(source.lengths) - 1
+    is_terminal = np.array([source[index].is_terminal for index in range(len(source))])
+    for key, is_marked in (("terminals", is_terminal), ("timeouts", ~is_terminal)):
+        flags = np.zeros(int(source.lengths.sum()), bool)
+        flags[ends[is_marked]] = True
+        file.create_dataset(key, data=flags, compression="gzip")
+    if len(np.unique(source.tasks)) > 1:
+        file.create_dataset("infos/task", data=np.repeat(source.tasks, source.lengths), compression="gzip")
