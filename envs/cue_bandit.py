@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from jaxtyping import Bool, Float, Int
 
+from bpt_rl.types import DiscreteActions, EnvSpec
 from envs import pictures
 from envs.config import EnvConfig
 from envs.task_vector import TaskVectorEnv
@@ -22,6 +23,11 @@ DEFAULT_PULLS = 4
 def max_episode_steps(config: EnvConfig) -> int:
     """Returns the pulls of one episode."""
     return config.max_episode_steps or DEFAULT_PULLS
+
+
+def env_spec(config: EnvConfig) -> EnvSpec:
+    """Returns what an agent must know of the family."""
+    return EnvSpec("cue_bandit", config.num_cues, DiscreteActions(config.num_arms), max_episode_steps(config))
 
 
 def good_arms(config: EnvConfig, tasks: Int[np.ndarray, " B"]) -> Int[np.ndarray, "B cues"]:
@@ -40,6 +46,22 @@ def split_tasks(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.nd
     """Returns the tasks to train on and those held out."""
     tasks = np.arange(config.training_maps + config.held_out_maps)
     return tasks[: config.training_maps], tasks[config.training_maps :]
+
+
+def optimal_returns(config: EnvConfig, tasks: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
+    """Returns what an agent that knows the map earns: every pull pays."""
+    return np.full(len(tasks), float(max_episode_steps(config)))
+
+
+def best_actions(
+    config: EnvConfig,
+    tasks: Int[np.ndarray, " B"],
+    observation: Float[np.ndarray, "B O"],
+    earned: Float[np.ndarray, " B"],
+) -> Int[np.ndarray, " B"]:
+    """Returns what an agent that knows the map does."""
+    del earned
+    return good_arms(config, tasks)[np.arange(len(tasks)), observation.argmax(axis=1)]
 
 
 def draw_cues(config: EnvConfig, rng: np.random.Generator) -> Int[np.ndarray, " T"]:
@@ -101,13 +123,7 @@ class CueBanditVectorEnv(TaskVectorEnv):
     """
 
     def __init__(self, config: EnvConfig, tasks: Int[np.ndarray, " B"], render_mode: str | None = None):
-        super().__init__(
-            tasks,
-            observation_size=config.num_cues,
-            num_actions=config.num_arms,
-            max_episode_steps=max_episode_steps(config),
-            render_mode=render_mode,
-        )
+        super().__init__(env_spec(config), tasks, render_mode)
         self._config = config
         self._good_arms = good_arms(config, self.tasks)
         # One cue more than there are pulls, which stands for "nothing is shown".

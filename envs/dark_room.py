@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from jaxtyping import Bool, Float, Int
 
+from bpt_rl.types import DiscreteActions, EnvSpec
 from envs import pictures
 from envs.config import EnvConfig
 from envs.task_vector import TaskVectorEnv
@@ -24,6 +25,11 @@ MOVES = np.array([(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)])
 def max_episode_steps(config: EnvConfig) -> int:
     """Returns the environment steps of one episode."""
     return config.max_episode_steps or DEFAULT_STEPS
+
+
+def env_spec(config: EnvConfig) -> EnvSpec:
+    """Returns what an agent must know of the family."""
+    return EnvSpec("dark_room", 2 * config.grid_size, DiscreteActions(len(MOVES)), max_episode_steps(config))
 
 
 def start_cell(grid_size: int) -> tuple[int, int]:
@@ -51,7 +57,8 @@ def goal_cells(tasks: Int[np.ndarray, " B"], grid_size: int) -> Int[np.ndarray, 
 def split_tasks(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
     """Returns the tasks to train on and those held out, each in ascending order, as `split_seed` draws them."""
     shuffled = np.random.default_rng(config.split_seed).permutation(config.grid_size**2 - 1)
-    return np.sort(shuffled[config.held_out_goals :]), np.sort(shuffled[: config.held_out_goals])
+    held_out, others = np.split(shuffled, [config.held_out_goals])
+    return np.sort(others[: config.training_goals or None]), np.sort(held_out)
 
 
 def optimal_returns(config: EnvConfig, tasks: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
@@ -64,6 +71,28 @@ def observe(position: Int[np.ndarray, "*B 2"], grid_size: int) -> Float[np.ndarr
     """Returns x and y one-hot, side by side."""
     one_hot = np.eye(grid_size, dtype=np.float32)
     return np.concatenate([one_hot[position[..., 0]], one_hot[position[..., 1]]], axis=-1)
+
+
+def position_shown(observation: Float[np.ndarray, "*B O"]) -> Int[np.ndarray, "*B 2"]:
+    """Returns x and y of what `observe` shows."""
+    return np.stack([half.argmax(axis=-1) for half in np.split(observation, 2, axis=-1)], axis=-1)
+
+
+def steps_towards(position: Int[np.ndarray, "B 2"], target: Int[np.ndarray, "B 2"]) -> Int[np.ndarray, " B"]:
+    """Returns the first actions of a shortest way, along x before y; the action that stays where it is the target."""
+    x, y = (target - position).T
+    return np.select([x < 0, x > 0, y < 0, y > 0], [3, 4, 1, 2], default=0)
+
+
+def best_actions(
+    config: EnvConfig,
+    tasks: Int[np.ndarray, " B"],
+    observation: Float[np.ndarray, "B O"],
+    earned: Float[np.ndarray, " B"],
+) -> Int[np.ndarray, " B"]:
+    """Returns what an agent that knows the goal does."""
+    del earned
+    return steps_towards(position_shown(observation), goal_cells(tasks, config.grid_size))
 
 
 class DarkRoomEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -116,13 +145,7 @@ class DarkRoomVectorEnv(TaskVectorEnv):
     """
 
     def __init__(self, config: EnvConfig, tasks: Int[np.ndarray, " B"], render_mode: str | None = None):
-        super().__init__(
-            tasks,
-            observation_size=2 * config.grid_size,
-            num_actions=len(MOVES),
-            max_episode_steps=max_episode_steps(config),
-            render_mode=render_mode,
-        )
+        super().__init__(env_spec(config), tasks, render_mode)
         self._grid_size = config.grid_size
         self._goals = goal_cells(self.tasks, config.grid_size)
         self._position = np.tile(start_cell(config.grid_size), (self.num_envs, 1))

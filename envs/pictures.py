@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Int, UInt8
 
-EMPTY, SHADED, AGENT, GOOD, BAD = 0, 1, 2, 3, 4
+EMPTY, SHADED, AGENT, GOOD, BAD, KEY = range(6)
 _COLOURS = np.array(
-    [(245, 245, 245), (200, 200, 200), (40, 90, 200), (50, 160, 80), (200, 60, 50)], dtype=np.uint8
+    [(245, 245, 245), (200, 200, 200), (40, 90, 200), (50, 160, 80), (200, 60, 50), (230, 180, 40)], np.uint8
 )
 _PIXELS = 16
 

@@ -1,14 +1,15 @@
 """One front door: the embedded families and every Gymnasium id, by configuration."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import Int
 
-from bpt_rl.types import DiscreteActions, EnvSpec
-from envs import cue_bandit, dark_room
+from bpt_rl.types import EnvSpec, Episode
+from envs import families
 from envs.config import FAMILIES, EnvConfig
 
 
@@ -23,17 +24,11 @@ def env_spec(config: EnvConfig) -> EnvSpec:
     Raises:
         UserError: the id is unknown, its simulator is missing, or its spaces are none that agents can use.
     """
-    match config.name:
-        case "dark_room":
-            actions = DiscreteActions(len(dark_room.MOVES))
-            return EnvSpec("dark_room", 2 * config.grid_size, actions, dark_room.max_episode_steps(config))
-        case "cue_bandit":
-            actions = DiscreteActions(config.num_arms)
-            return EnvSpec("cue_bandit", config.num_cues, actions, cue_bandit.max_episode_steps(config))
-        case _:
-            from envs import simulators
+    if is_family(config):
+        return families.TABLE[config.name].env_spec(config)
+    from envs import simulators
 
-            return simulators.simulator_spec(config)
+    return simulators.simulator_spec(config)
 
 
 def training_tasks(config: EnvConfig) -> Int[np.ndarray, " tasks"]:
@@ -48,13 +43,23 @@ def held_out_tasks(config: EnvConfig) -> Int[np.ndarray, " tasks"]:
 
 def optimal_return(config: EnvConfig) -> float | None:
     """Returns what an agent that knows the task would earn, the mean over the held-out tasks; None if unknown."""
-    match config.name:
-        case "dark_room":
-            return float(dark_room.optimal_returns(config, held_out_tasks(config)).mean())
-        case "cue_bandit":
-            return float(cue_bandit.max_episode_steps(config))
-        case _:
-            return None
+    if not is_family(config):
+        return None
+    return float(families.TABLE[config.name].optimal_returns(config, held_out_tasks(config)).mean())
+
+
+def generate_episodes(config: EnvConfig, *, seed: int) -> Iterator[Episode]:
+    """Yields the training data of an embedded family, history after history.
+
+    Dark room: 4 learners per training goal, 150 episodes each. Cue bandit: 1 learner per map, 200 episodes.
+    Key-to-door: 1 learner per pair of cells, 100 episodes. Hidden goal: 1 learner per goal, 60 episodes.
+
+    Raises:
+        ValueError: the environment is not an embedded family.
+    """
+    if not is_family(config):
+        raise ValueError(f"data can be generated for {', '.join(FAMILIES)}, not for {config.name!r}")
+    return families.TABLE[config.name].generate(config, seed=seed)
 
 
 def make_vector(
@@ -87,13 +92,9 @@ def make_vector(
             f"got {len(tasks)} tasks for {num_envs} environments; expected one each, and at least one"
         )
     render_mode = "rgb_array" if num_rendered else None
-    match config.name:
-        case "dark_room":
-            return dark_room.DarkRoomVectorEnv(config, tasks, render_mode)
-        case "cue_bandit":
-            return cue_bandit.CueBanditVectorEnv(config, tasks, render_mode)
-        case _:
-            return _make_simulators(config, tasks, num_rendered)
+    if is_family(config):
+        return families.TABLE[config.name].make_vector(config, tasks, render_mode)
+    return _make_simulators(config, tasks, num_rendered)
 
 
 def _make_simulators(
@@ -111,10 +112,6 @@ def _make_simulators(
 
 
 def _split(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
-    match config.name:
-        case "dark_room":
-            return dark_room.split_tasks(config)
-        case "cue_bandit":
-            return cue_bandit.split_tasks(config)
-        case _:
-            return np.zeros(1, int), np.zeros(1, int)
+    if is_family(config):
+        return families.TABLE[config.name].split_tasks(config)
+    return np.zeros(1, int), np.zeros(1, int)

@@ -1,17 +1,21 @@
-"""Gymnasium ids: how one environment is made, and what to do when it cannot be."""
+"""Gymnasium ids and dm_control's tasks: how one environment is made, and what to do when it cannot be."""
 
 import difflib
 import functools
 import importlib
+import inspect
+import re
 import warnings
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
-from bpt_rl.types import EnvSpec, UserError
-from envs.config import FAMILIES, EnvConfig
+from bpt_rl.types import EnvSpec, UserError, nearest
+from envs import suite
+from envs.config import FAMILIES, NOT_OPTIONS, EnvConfig
 from envs.independent_rows import HoldAfterEnd
-from envs.wrappers import BoundedAction, D4RLReward, FlatObservation, action_spec, has_d4rl_reward
+from envs.wrappers import BoundedAction, FlatObservation, action_spec, as_in_d4rl
 
 _INSTALL_MUJOCO = "pip install -e '.[mujoco]' -c constraints.txt"
 # How the ids of gymnasium-robotics begin, to name the package where it is missing.
@@ -22,17 +26,16 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> HoldAfterE
     """Makes one environment with flat float32 observations, bounded actions and (Adroit) D4RL's rewards.
 
     Raises:
-        UserError: the id is unknown, or its simulator is not installed.
+        UserError: the id is unknown, its simulator is not installed, or it does not take an option.
     """
-    env = _make(config, render_mode)
-    env_id = env.spec.id if env.spec else config.name
-    if config.d4rl_rewards and has_d4rl_reward(env_id):
-        env = D4RLReward(env, env_id)
-    return HoldAfterEnd(BoundedAction(FlatObservation(env)))
+    env = suite.make(config, render_mode) if suite.is_suite_task(config.name) else _make(config, render_mode)
+    if config.d4rl_rewards and config.options.get("reward_type", "dense") == "dense":
+        env = as_in_d4rl(env, env.spec.id if env.spec else config.name)
+    return HoldAfterEnd(BoundedAction(FlatObservation(env), rescale=config.rescale_actions))
 
 
 def simulator_spec(config: EnvConfig) -> EnvSpec:
-    """Returns what an agent must know of a Gymnasium id; makes the environment to find out, and closes it."""
+    """Returns what an agent must know of a simulator; makes the environment to find out, and closes it."""
     env = make_single(config)
     try:
         space: Any = env.observation_space
@@ -45,7 +48,7 @@ def simulator_spec(config: EnvConfig) -> EnvSpec:
 def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     _require_known(config.name)
     # Gymnasium's checker is left out: a rollout checks what it is given, and some simulators share their arrays.
-    options: dict[str, Any] = {"disable_env_checker": True}
+    options: dict[str, Any] = {**config.options, "disable_env_checker": True}
     if render_mode:
         options["render_mode"] = render_mode
     if config.max_episode_steps:
@@ -62,6 +65,26 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
         ) from error
     except gymnasium.error.Error as error:
         raise UserError(f"Gymnasium cannot make env.name={config.name!r}: {error}") from error
+    except Exception as error:  # Every simulator refuses what it does not like in its own way.
+        if not config.options:
+            raise
+        raise UserError(_refused_options(config, error)) from error
+
+
+def _refused_options(config: EnvConfig, error: Exception) -> str:
+    """Returns which option an environment does not know and which it does, or what else it says."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if found is None or found[1] not in config.options:
+        return f"{config.name} cannot be made with env.options={config.options}: {error}"
+    return f"{config.name} has no option {found[1]!r} (env.options); {nearest(found[1], _options_of(config.name))}"
+
+
+def _options_of(name: str) -> list[str]:
+    """Returns the keyword arguments that an environment names, those that we set ourselves left out."""
+    entry_point = gymnasium.spec(name).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    parameters = inspect.signature(creator).parameters.values() if creator else ()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in NOT_OPTIONS]
 
 
 def _what_to_install(name: str, error: str) -> str:
@@ -81,6 +104,10 @@ def _require_known(name: str) -> None:
     _register_robotics()
     if name in gymnasium.registry:
         return
+    if name.startswith("dm_control"):
+        raise UserError(
+            f"no environment is called {name!r}; tasks of dm_control are named {suite.PREFIX}walker/walk"
+        )
     if name.startswith(_ROBOTICS) and not _register_robotics():
         raise UserError(
             f"{name} belongs to gymnasium-robotics, which is not installed. It is in the extra 'mujoco': "

@@ -13,7 +13,9 @@ import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
+
+from bpt_rl.types import ActionSpec, DiscreteActions, EnvSpec
 
 
 def rows_to_reset(options: dict[str, Any] | None, num_envs: int) -> Bool[np.ndarray, " B"]:
@@ -43,15 +45,22 @@ def row_seeds(seed: int | list[int | None] | None, num_envs: int) -> list[int | 
     return list(seed)
 
 
+def action_space(actions: ActionSpec) -> gymnasium.spaces.Discrete | gymnasium.spaces.Box:
+    """Returns the space of the actions of one environment."""
+    if isinstance(actions, DiscreteActions):
+        return gymnasium.spaces.Discrete(actions.num_actions)
+    low, high = np.array(actions.low, np.float32), np.array(actions.high, np.float32)
+    return gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+
 class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
-    """Environments of one family with discrete actions and episodes of a fixed length, one task per row.
+    """Environments of one family, one task per row; episodes are cut at the time limit, or end before it.
 
     Args:
+        spec: sizes, actions and time limit.
         tasks: task id of every row.
-        observation_size: O.
-        num_actions: how many actions there are.
-        max_episode_steps: environment steps of every episode, which ends truncated.
         render_mode: None or `rgb_array`.
+        lowest_observation: of any component; the highest is 1.
     """
 
     metadata = {  # noqa: RUF012 (declared as a plain class attribute by Gymnasium)
@@ -62,24 +71,28 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
 
     def __init__(
         self,
+        spec: EnvSpec,
         tasks: Int[np.ndarray, " B"],
-        *,
-        observation_size: int,
-        num_actions: int,
-        max_episode_steps: int,
         render_mode: str | None,
+        *,
+        lowest_observation: float = 0.0,
     ):
+        assert spec.max_episode_steps is not None, f"{spec.name} has no time limit"
         self.tasks = np.array(tasks)
         self.num_envs = len(tasks)
-        self.max_episode_steps = max_episode_steps
+        self.max_episode_steps = spec.max_episode_steps
         self.render_mode = render_mode
-        self.single_observation_space = gymnasium.spaces.Box(0, 1, (observation_size,), np.float32)
-        self.single_action_space = gymnasium.spaces.Discrete(num_actions)
+        self.single_observation_space = gymnasium.spaces.Box(
+            lowest_observation, 1, (spec.observation_size,), np.float32
+        )
+        self.single_action_space = action_space(spec.actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._num_actions = num_actions
+        self._actions = spec.actions
         self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
         self._has_begun = np.zeros(self.num_envs, bool)
+        # Rows whose episode has ended by itself: `_play` says so, `reset` takes it back.
+        self._is_terminal = np.zeros(self.num_envs, bool)
         self._t = np.zeros(self.num_envs, int)
 
     @abc.abstractmethod
@@ -87,8 +100,13 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
         """Puts `rows` at the start of an episode."""
 
     @abc.abstractmethod
-    def _play(self, rows: Bool[np.ndarray, " B"], actions: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
-        """Carries out the actions of `rows` and returns their rewards; those of other rows are ignored."""
+    def _play(
+        self, rows: Bool[np.ndarray, " B"], actions: Num[np.ndarray, "B *A"]
+    ) -> Float[np.ndarray, " B"]:
+        """Carries out the actions of `rows` and returns their rewards; those of other rows are ignored.
+
+        Sets `_is_terminal` of those of `rows` whose episode ends here.
+        """
 
     @abc.abstractmethod
     def _observe(self) -> Float[np.ndarray, "B O"]:
@@ -108,23 +126,39 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
             if rows[row] and row_seed is not None:
                 self._generators[row] = seeding.np_random(row_seed)[0]
         self._t[rows] = 0
+        self._is_terminal[rows] = False
         self._has_begun |= rows
         self._begin(rows)
         return self._observe(), {}
 
     def step(
-        self, actions: Int[np.ndarray, " B"]
+        self, actions: Num[np.ndarray, "B *A"]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Plays one step in the rows that are not over; the others get reward 0 and stay over."""
         if not self._has_begun.any():
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        rows = self._has_begun & (self._t < self.max_episode_steps)
-        actions = np.asarray(actions)
-        is_bad = rows & ((actions < 0) | (actions >= self._num_actions))
-        if is_bad.any():
-            row = int(np.flatnonzero(is_bad)[0])
-            raise ValueError(f"row {row} got action {actions[row]}; expected 0 .. {self._num_actions - 1}")
+        rows = self._has_begun & ~self._is_terminal & (self._t < self.max_episode_steps)
+        possible = self._possible(rows, np.asarray(actions))
         self._t[rows] += 1
-        rewards = np.where(rows, self._play(rows, np.where(rows, actions, 0)), 0.0)
-        is_over = self._t >= self.max_episode_steps
-        return self._observe(), rewards, np.zeros(self.num_envs, bool), is_over, {}
+        rewards = np.where(rows, self._play(rows, possible), 0.0)
+        is_cut = (self._t >= self.max_episode_steps) & ~self._is_terminal
+        return self._observe(), rewards, self._is_terminal.copy(), is_cut, {}
+
+    def _possible(
+        self, rows: Bool[np.ndarray, " B"], actions: Num[np.ndarray, "B *A"]
+    ) -> Num[np.ndarray, "B *A"]:
+        """Returns actions that exist: refuses others in `rows`, has the rest do 0, keeps inside continuous bounds."""
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"got actions of shape {actions.shape}; expected {self.action_space.shape}")
+        if isinstance(self._actions, DiscreteActions):
+            is_bad = rows & ((actions < 0) | (actions >= self._actions.num_actions))
+            _require_none(is_bad, actions, f"0 .. {self._actions.num_actions - 1}")
+            return np.where(rows, actions, 0)
+        _require_none(rows & ~np.isfinite(actions).all(axis=1), actions, "finite numbers")
+        return np.clip(np.where(rows[:, None], actions, 0.0), self._actions.low, self._actions.high)
+
+
+def _require_none(is_bad: Bool[np.ndarray, " B"], actions: np.ndarray, expected: str) -> None:
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise ValueError(f"row {row} got action {actions[row]}; expected {expected}")

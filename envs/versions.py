@@ -1,8 +1,8 @@
-"""Which simulators a result was made with."""
+"""Which simulators, and which library of datasets, a result was made with."""
 
 import importlib.metadata
 
-_SIMULATORS = ("gymnasium", "gymnasium-robotics", "mujoco")
+_SIMULATORS = ("gymnasium", "gymnasium-robotics", "mujoco", "dm_control", "minari")
 
 
 def simulator_versions() -> dict[str, str]:

@@ -15,10 +15,32 @@ from envs.config import EnvConfig
         ({"grid_size": 1}, r"env\.grid_size must be at least 2, got 1"),
         ({"max_episode_steps": -1}, r"env\.max_episode_steps must be at least 0, got -1"),
         ({"grid_size": 3, "held_out_goals": 8}, r"3 x 3 has 8 goals, so at most 7 can be held out, got 8"),
+        ({"training_goals": -1}, r"env\.training_goals must be at least 0, got -1"),
+        (
+            {"training_goals": 40},
+            r"training_goals is 40, but a room of 7 x 7 with 9 of its 48 goals held out has 39",
+        ),
+        (
+            {"name": "dark_key_to_door", "grid_size": 3, "held_out_goals": 72},
+            r"3 x 3 has 72 goals, so at most 71 can be held out, got 72",
+        ),
         ({"held_out_goals": 0}, r"env\.held_out_goals must be at least 1"),
         ({"num_arms": 1}, r"env\.num_arms must be at least 2"),
         ({"held_out_maps": 0}, r"env\.held_out_maps must be at least 1"),
         ({"split_seed": -3}, r"env\.split_seed must be at least 0"),
+        (
+            {"name": "Hopper-v5", "options": {"render_mode": "human"}},
+            r"env\.options may not hold 'render_mode', which follows from video",
+        ),
+        (
+            {"name": "dm_control:walker/walk", "options": {"random": 3}},
+            r"'random', which follows from the seeds",
+        ),
+        ({"options": {"size": 3}}, r"env\.options is for simulators; dark_room takes none"),
+        (
+            {"name": "cue_bandit", "rescale_actions": True},
+            r"env\.rescale_actions is for simulators; cue_bandit",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(options, message):
@@ -26,10 +48,24 @@ def test_values_out_of_range_are_refused_by_name(options, message):
         EnvConfig(**options)
 
 
+def test_only_rooms_have_a_last_goal():
+    assert EnvConfig("hidden_goal", grid_size=3, held_out_goals=64, training_goals=999).held_out_goals == 64
+    assert EnvConfig("dark_key_to_door", grid_size=3, held_out_goals=64, training_goals=8).training_goals == 8
+
+
+def test_options_are_a_dictionary():
+    config = EnvConfig("Hopper-v5")
+    config.options = 3
+    with pytest.raises(ValueError, match=r"env\.options must be a dictionary, \{name: value\}, got 3"):
+        config.__post_init__()
+
+
 def test_a_config_can_be_hashed_and_changed():
     config = EnvConfig("cue_bandit")
     config.num_cues = 5
     assert hash(config) == hash(EnvConfig("cue_bandit", num_cues=5))
+    assert hash(EnvConfig("Ant-v4", options={"use_contact_forces": True}))
+    assert EnvConfig("Ant-v4", options={"use_contact_forces": True}) != EnvConfig("Ant-v4")
 
 
 def test_reading_options_imports_nothing_heavy():

@@ -48,6 +48,10 @@ def test_the_split_is_disjoint_whole_and_drawn_by_its_seed():
     assert sorted([*train, *held_out]) == list(range(48))
     assert held_out.tolist() == dark_room.split_tasks(EnvConfig())[1].tolist()
     assert held_out.tolist() != dark_room.split_tasks(EnvConfig(split_seed=1))[1].tolist()
+    few, same = dark_room.split_tasks(EnvConfig(training_goals=5))
+    assert len(few) == 5
+    assert set(few) < set(train)
+    assert same.tolist() == held_out.tolist()
 
 
 def test_the_optimum_is_what_walking_straight_to_the_goal_earns():

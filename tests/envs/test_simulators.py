@@ -55,6 +55,91 @@ def test_adroit_and_dict_observations_are_made():
     assert registry.env_spec(EnvConfig("PointMaze_UMaze-v3")).observation_size == 8
 
 
+@pytest.mark.usefixtures("robotics")
+@pytest.mark.parametrize(
+    ("name", "observation_size", "limit"),
+    [
+        ("AntMaze_UMaze-v4", 27 + 2 + 2, 700),
+        ("AntMaze_UMaze-v5", 105 + 2 + 2, 700),
+        ("FrankaKitchen-v1", 93, 280),
+    ],
+)
+def test_goals_are_part_of_what_is_observed(name, observation_size, limit):
+    spec = registry.env_spec(EnvConfig(name))
+    assert (spec.observation_size, spec.max_episode_steps) == (observation_size, limit)
+
+
+@pytest.mark.usefixtures("robotics")
+def test_goals_come_in_the_order_of_their_names():
+    env = registry.make_vector(EnvConfig("PointMaze_UMaze-v3"), 1)
+    env.reset(seed=0)
+    before = None
+    for _ in range(5):
+        seen = env.step(np.array([[1.0, -1.0]], np.float32))[0][0]
+        achieved, desired, position = seen[:2], seen[2:4], seen[4:6]
+        assert achieved.tolist() == position.tolist()
+        assert before is None or desired.tolist() == before
+        before = desired.tolist()
+    assert achieved.tolist() != desired.tolist()
+    env.close()
+
+
+@pytest.mark.usefixtures("mujoco")
+def test_options_are_what_the_simulator_is_made_with():
+    # D4RL's ant data have the contact forces among the observations.
+    assert registry.env_spec(EnvConfig("Ant-v4")).observation_size == 27
+    with_forces = EnvConfig("Ant-v4", options={"use_contact_forces": True})
+    assert registry.env_spec(with_forces).observation_size == 111
+
+
+@pytest.mark.usefixtures("mujoco")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "Hopper-v5",
+            {"reset_noise_scale": 0.1, "terminate_when_unhealty": False},
+            r"Hopper-v5 has no option 'terminate_when_unhealty' .*did you mean 'terminate_when_unhealthy'\?",
+        ),
+        (
+            "CartPole-v1",
+            {"gravity": 3},
+            r"has no option 'gravity' \(env.options\); Known: sutton_barto_reward$",
+        ),
+        (
+            "Hopper-v5",
+            {"xml_file": "no.xml"},
+            r"cannot be made with env.options=\{'xml_file': 'no.xml'\}: .*not exist",
+        ),
+    ],
+)
+def test_an_option_that_the_simulator_does_not_take_is_named(name, options, message):
+    with pytest.raises(UserError, match=message):
+        registry.env_spec(EnvConfig(name, options=options))
+
+
+def test_actions_can_be_taken_in_minus_one_to_one():
+    config = EnvConfig("Pendulum-v1", rescale_actions=True)  # Its own torque is -2 .. 2.
+    assert registry.env_spec(config).actions == ContinuousActions((-1.0,), (1.0,))
+    env = simulators.make_single(config)
+    env.reset(seed=0)
+    for action, torque in ((1.0, 2.0), (-0.25, -0.5), (-1.5, -2.0)):
+        env.step(np.array([action], np.float32))
+        assert env.unwrapped.last_u == torque
+
+
+@pytest.mark.parametrize("num_steps", [7, 230])
+def test_the_time_limit_can_be_shorter_and_longer_than_the_environments_own(num_steps):
+    env = registry.make_vector(EnvConfig("Pendulum-v1", max_episode_steps=num_steps), 2)  # Its own is 200.
+    env.reset(seed=0)
+    ends = []
+    for _ in range(num_steps):
+        _, _, terminated, truncated, _ = env.step(np.zeros((2, 1), np.float32))
+        assert not terminated.any()
+        ends.append(truncated.all())
+    assert np.flatnonzero(ends).tolist() == [num_steps - 1]
+
+
 def test_environments_can_be_filmed():
     config = EnvConfig("FilmedForTests-v0")
     with pytest.MonkeyPatch.context() as patch:
@@ -121,6 +206,34 @@ def test_adroit_pays_minus_a_tenth_for_each_metre_to_the_object(name):
         assert native - mine == pytest.approx(0.2 * np.linalg.norm(palm - target))
     as_d4rl.close()
     as_is.close()
+
+
+@pytest.mark.usefixtures("robotics")
+def test_sparse_rewards_of_adroit_stay_as_they_are():
+    sparse = simulators.make_single(EnvConfig("AdroitHandDoor-v1", options={"reward_type": "sparse"}))
+    sparse.reset(seed=0)
+    assert sparse.step(np.zeros(28, np.float32))[1] == pytest.approx(-0.1)
+    sparse.close()
+
+
+@pytest.mark.usefixtures("robotics")
+def test_the_pen_is_dropped_once_and_the_episode_over():
+    lengths = []
+    for flag in (True, False):
+        env = registry.make_vector(EnvConfig("AdroitHandPen-v1", d4rl_rewards=flag), 1)
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        terminated, truncated, num_steps = [False], [False], 0
+        while not (terminated[0] or truncated[0]):
+            observation, rewards, terminated, truncated, _ = env.step(env.action_space.sample())
+            num_steps += 1
+        lengths.append((num_steps, bool(terminated[0])))
+        assert observation[0, 26] < 0.075  # By the end of 200 random steps it is down either way.
+        assert (observation[0, 26] < 0.075) == (rewards[0] < -3)  # Minus 5 for a pen that lies below.
+        env.close()
+    assert lengths[0][1]
+    assert 1 < lengths[0][0] < 200
+    assert lengths[1] == (200, False)
 
 
 class _SharesItsArray(gymnasium.Env):

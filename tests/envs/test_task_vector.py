@@ -8,6 +8,8 @@ from gymnasium.vector import AutoresetMode
 from envs import task_vector
 from envs.config import EnvConfig
 from envs.cue_bandit import CueBanditVectorEnv
+from envs.dark_key_to_door import DarkKeyToDoorVectorEnv
+from envs.hidden_goal import HiddenGoalVectorEnv
 
 CONFIG = EnvConfig("cue_bandit", num_cues=9, num_arms=3, max_episode_steps=2)
 
@@ -97,6 +99,44 @@ def test_an_action_that_does_not_exist_is_refused():
         env.step(np.array([0, 3, 0]))
     with pytest.raises(ValueError, match="row 2 got action -1"):
         env.step(np.array([0, 2, -1]))
+
+
+def test_continuous_actions_are_clipped_and_must_be_finite():
+    env, same = (HiddenGoalVectorEnv(EnvConfig("hidden_goal"), np.array([0, 1, 2])) for _ in range(2))
+    env.reset(seed=0, options={"reset_mask": np.array([True, True, False])})
+    same.reset(seed=0)
+    moved = env.step(np.array([[3, -0.5], [-1, -1.00001], [np.nan, 0]]))[0]
+    np.testing.assert_array_equal(moved[:2], same.step(np.array([[1, -0.5], [-1, -1], [0, 0]]))[0][:2])
+    with pytest.raises(ValueError, match=r"row 1 got action \[.*nan.*\]; expected finite numbers"):
+        env.step(np.array([[0, 0], [0.5, np.nan], [0, 0]]))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_actions_of_another_shape_are_refused(shape):
+    env = HiddenGoalVectorEnv(EnvConfig("hidden_goal"), np.array([0, 1, 2]))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"expected \(3, 2\)"):
+        env.step(np.zeros(shape))
+
+
+def test_a_row_that_ended_by_itself_waits_for_its_reset():
+    config = EnvConfig("dark_key_to_door", grid_size=2, held_out_goals=1, max_episode_steps=3)
+    env = DarkKeyToDoorVectorEnv(config, np.array([0, 0]))
+    env.reset(seed=0)
+    env._position[:], env._has_key[:] = [[1, 1], [0, 0]], True  # The door of task 0 is at (1, 0).
+    seen, rewards, terminated, truncated, _ = env.step(np.array([1, 0]))
+    assert (rewards.tolist(), terminated.tolist(), truncated.tolist()) == (
+        [1, 0],
+        [True, False],
+        [False, False],
+    )
+    for _ in range(3):
+        later, rewards, terminated, truncated, _ = env.step(np.array([99, 0]))
+        np.testing.assert_array_equal(later[0], seen[0])
+        assert (rewards[0], terminated.tolist(), truncated[0]) == (0, [True, False], False)
+    assert truncated.tolist() == [False, True]
+    env.reset(options={"reset_mask": np.array([True, False])})
+    assert env.step(np.array([0, 0]))[2].tolist() == [False, False]
 
 
 def test_stepping_before_the_first_reset_is_refused():
