@@ -4,6 +4,7 @@ What the user can mend, and what the operating system refuses, comes out as one 
 traceback; BPT_RL_TRACEBACK=1 brings it back.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ def run(name: str, job: Job) -> None:
     """
     with reported_errors():
         schema.register()
+        sys.argv[1:] = overrides.quoted(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(help_text.describe(name))
             return
@@ -88,6 +90,13 @@ def composed(name: str, tokens: Sequence[str]) -> Any:
         raise UserError(_in_one_line(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def log_plainly() -> None:
+    """Sends what is logged to standard error as plain lines, as Hydra's entry points do."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for ours in ("bpt_rl", "experiments"):
+        logging.getLogger(ours).setLevel(logging.INFO)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from bpt_rl.types import EnvSpec, UserError
 
 if TYPE_CHECKING:
     from agents.registry import Agent
-    from bpt_rl.data.episodes import EpisodeStore
     from bpt_rl.data.normalisation import Normaliser
     from experiments.schema import TrainConfig
+    from experiments.sources import Dataset
 
 FILE = "dataset.json"
 
@@ -66,11 +66,12 @@ class DatasetFacts:
         )
 
 
-def gather(source: "EpisodeStore", env_spec: EnvSpec | None, *, normalise_observations: bool) -> DatasetFacts:
+def gather(dataset: "Dataset", env_spec: EnvSpec | None, *, normalise_observations: bool) -> DatasetFacts:
     """Returns the facts of a dataset, for an agent that will act in an environment of `env_spec` (if any)."""
     from bpt_rl.data.normalisation import fit_normaliser
 
-    spec, limit = source.spec, 0
+    source, limit = dataset.source, 0
+    spec = source.spec
     if env_spec is not None:
         spec = EnvSpec(env_spec.name, spec.observation_size, env_spec.actions, env_spec.max_episode_steps)
         limit = env_spec.max_episode_steps or 0
@@ -80,7 +81,7 @@ def gather(source: "EpisodeStore", env_spec: EnvSpec | None, *, normalise_observ
         max_timestep=max(int(source.lengths.max()), limit),
         mean_return=float(source.returns.mean()),
         highest_return=float(source.returns.max()),
-        fingerprint=source.fingerprint,
+        fingerprint=dataset.fingerprint,
     )
 
 

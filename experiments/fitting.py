@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # From a model with trained parameters and the gradient steps done, to what it earned: numbers for the record.
 Evaluate = Callable[[Any, int], Mapping[str, float]]
 LATE = "evaluation/late"
-# What a tracker imports when it begins, which is after the compilation.
+HELD_OUT_LOSS = "evaluation/held_out_loss"
+# Batches of held-out episodes, always the same ones.
+HELD_OUT_BATCHES = 4
 
 
 class Interrupted(Exception):
@@ -229,6 +231,25 @@ class _Observer:
             self.folder / run_directory.CHECKPOINTS, record.state, self.trainable.agent.identity, names=names
         )
         self._saved_step = record.step
+
+
+class HeldOutLoss:
+    """The loss on episodes that are kept out of training, without dropout, always on the same batches.
+
+    Args:
+        agent: whose loss it is.
+        sampler: draws from those episodes.
+    """
+
+    def __init__(self, agent: "Agent", sampler: "BatchSampler"):
+        from flax import nnx
+
+        self._batches = [sampler.batch(number) for number in range(HELD_OUT_BATCHES)]
+        self._loss = nnx.jit(lambda model, batch: agent.loss(model, batch, None)[0])
+
+    def __call__(self, model: Any) -> float:
+        """Returns the mean over the batches."""
+        return statistics.fmean(float(self._loss(model, batch)) for batch in self._batches)
 
 
 def require_batches(sampler: "BatchSampler", accumulate: int) -> None:

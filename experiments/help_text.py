@@ -19,8 +19,8 @@ EXAMPLES = {
     "train": (
         "python -m experiments.train",
         "python -m experiments.train -m context.episodes=1,2,4,8 seed=0,1,2",
-        "python -m experiments.train experiment=hopper_medium_replay dataset.path=FILE context.episodes=4",
-        "python -m experiments.train env=gymnasium env.name=Pendulum-v1 dataset=d4rl dataset.path=FILE",
+        "python -m experiments.train experiment=hopper_medium_replay dataset.id=FILE context.episodes=4",
+        "python -m experiments.train env=gymnasium env.name=Pendulum-v1 dataset=recorded dataset.id=FILE",
     ),
     "evaluate": (
         "python -m experiments.evaluate run=outputs/DATE/TIME",

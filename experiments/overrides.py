@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -12,9 +13,28 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
+# An id, or a path, that goes on with `?task=...`, and is not in quotes already.
+_WITH_TASKS = re.compile(r"""(?<!["'\w:/.+-])[\w:/.+~-]+\?\w+=[\w+]+(?!["'])""")
 SYNTAX = "expected key=value or group=option, such as context.episodes=4"
 # Where the library that brings an option of Hydra's own groups is an extra of ours.
 EXTRAS = {"joblib": "sweep"}
+
+
+def quoted(tokens: Sequence[str]) -> list[str]:
+    """Returns the tokens with quotes around what Hydra's grammar has no room for: ids of datasets with `?task=`.
+
+    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1"])
+    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1']
+    """
+    return [
+        f"{key}={_WITH_TASKS.sub(_in_quotes, value)}" if key.startswith("dataset.") else token
+        for token in tokens
+        for key, _, value in [token.partition("=")]
+    ]
+
+
+def _in_quotes(match: re.Match[str]) -> str:
+    return f'"{match[0]}"'
 
 
 def parse(tokens: Sequence[str], loader: "ConfigLoader") -> list["Override"]:
@@ -58,7 +78,7 @@ def check_names(
         name = override.key_or_group
         if name in groups and not _is_sub_config(override):
             _check_options(override, loader)
-        elif not override.is_hydra_override() and name not in keys:
+        elif not override.is_hydra_override() and name not in keys and not name.startswith("env.options."):
             raise UserError(f"no option is called {name!r}; {_nearest_key(name, keys, sorted(groups))}")
 
 

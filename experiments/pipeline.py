@@ -1,5 +1,6 @@
 """One run from its configuration to its summary; every entry point that trains or evaluates comes through here."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpt_rl.types import EnvSpec, UserError
-from experiments import dataset_facts, datasets, figures, fitting, playing, run_directory
+from experiments import dataset_facts, figures, fitting, playing, run_directory, sources
 from experiments.dataset_facts import DatasetFacts
 from experiments.fitting import LATE
 from experiments.schema import TrainConfig
@@ -30,12 +31,14 @@ class Prepared:
         agent: with its initial parameters.
         sampler: its batches.
         summary: of the dataset.
+        held_out: batches of the episodes that are kept out of training; None where there are none.
     """
 
     facts: DatasetFacts
     agent: "Agent"
     sampler: "BatchSampler"
     summary: "DatasetSummary"
+    held_out: "BatchSampler | None" = None
 
 
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
@@ -84,25 +87,30 @@ def prepare(config: TrainConfig) -> Prepared:
     env_spec = environment_spec(config)
     if config.env is not None and config.video:
         playing.Stage(config.env, config.evaluation, config.seed).require_pictures()
-    source = datasets.open_dataset(config.dataset, config.env, env_spec)
+    dataset = sources.open_dataset(config.dataset, config.env, env_spec)
     facts = dataset_facts.gather(
-        source, env_spec, normalise_observations=config.dataset.normalise_observations
+        dataset, env_spec, normalise_observations=config.dataset.normalise_observations
     )
-    fraction = config.agent.top_fraction
-    sampler = BatchSampler(
+    source, episodes = dataset.source, dataset.training
+    if config.agent.top_fraction < 1:
+        episodes = best_episodes(source, config.agent.top_fraction, episodes)
+    batches = functools.partial(
+        BatchSampler,
         source,
         config.context,
         batch_steps=config.training.batch_steps,
         loss_episodes=config.agent.loss_episodes,
         seed=config.seed,
-        episodes=best_episodes(source, fraction) if fraction < 1 else None,
+        weights=dataset.weights,
     )
+    sampler = batches(episodes=episodes)
+    held_out = batches(episodes=dataset.held_out) if len(dataset.held_out) else None
     fitting.require_batches(sampler, config.training.accumulate)
     if env_spec is not None:
         playing.require_room(config.context, facts, window=config.backbone.window)
     agent = dataset_facts.build_agent(config, facts)
     summary = summarise(source, sampler, tokens_per_step=tokens_per_step(config.agent.layout))
-    return Prepared(facts, agent, sampler, summary)
+    return Prepared(facts, agent, sampler, summary, held_out)
 
 
 def evaluate(config: TrainConfig, folder: Path, into: Path, *, checkpoint: str) -> dict[str, Any]:
@@ -117,20 +125,11 @@ def evaluate(config: TrainConfig, folder: Path, into: Path, *, checkpoint: str) 
     Raises:
         UserError: the run, its checkpoint or the environment do not allow it.
     """
-    from flax import nnx
+    from bpt_rl.training.checkpoint import checkpoint_step
 
-    from bpt_rl.training.checkpoint import checkpoint_step, restore_params
-
-    run, facts = run_directory.open_run(folder), dataset_facts.read(folder)
-    env_spec = environment_spec(config)
-    if config.env is None or env_spec is None:
-        raise UserError("the run has no environment; give one: env.name=ID")
-    playing.require_fits(env_spec, facts)
-    agent = dataset_facts.build_agent(config, facts)
-    checkpoints = folder / run_directory.CHECKPOINTS
-    graphdef, params = nnx.split(agent.model, nnx.Param)
-    model = nnx.merge(graphdef, restore_params(checkpoints, params, agent.identity, name=checkpoint))
-    step = checkpoint_step(checkpoints, checkpoint) or 0
+    run = run_directory.open_run(folder)
+    agent, model, facts = restore(config, folder, checkpoint=checkpoint)
+    step = checkpoint_step(folder / run_directory.CHECKPOINTS, checkpoint) or 0
     run_directory.begin(into, config, fingerprint=facts.fingerprint)
     summary = {
         **play_all(config, facts, agent, model, into, step=step),
@@ -140,6 +139,27 @@ def evaluate(config: TrainConfig, folder: Path, into: Path, *, checkpoint: str) 
     run_directory.write_json(into / run_directory.SUMMARY, summary)
     figures.draw_run(into)
     return summary
+
+
+def restore(config: TrainConfig, folder: Path, *, checkpoint: str) -> tuple["Agent", Any, DatasetFacts]:
+    """Returns the agent of a run, its model with the parameters of a checkpoint, and the facts of its dataset.
+
+    Raises:
+        UserError: the run or its checkpoint is broken, or the agent cannot act in the environment of `config`.
+    """
+    from flax import nnx
+
+    from bpt_rl.training.checkpoint import restore_params
+
+    facts = dataset_facts.read(folder)
+    env_spec = environment_spec(config)
+    if config.env is None or env_spec is None:
+        raise UserError("the run has no environment; give one: env.name=ID")
+    playing.require_fits(env_spec, facts)
+    agent = dataset_facts.build_agent(config, facts)
+    graphdef, params = nnx.split(agent.model, nnx.Param)
+    restored = restore_params(folder / run_directory.CHECKPOINTS, params, agent.identity, name=checkpoint)
+    return agent, nnx.merge(graphdef, restored), facts
 
 
 def environment_spec(config: TrainConfig) -> EnvSpec | None:
@@ -217,9 +237,16 @@ class _Judge:
             **describe(config, prepared.facts),
             "gradient_step": config.training.steps,
         }
+        self.held_out_loss = None
+        if prepared.held_out is not None:
+            self.held_out_loss = fitting.HeldOutLoss(prepared.agent, prepared.held_out)
 
     def evaluate(self, model: Any, step: int) -> Mapping[str, float]:
-        """Returns the means of the five numbers for the highest target."""
+        """Returns the loss on held-out episodes, and the means of the five numbers for the highest target."""
+        losses = {} if self.held_out_loss is None else {fitting.HELD_OUT_LOSS: self.held_out_loss(model)}
+        return {**losses, **self._returns(model, step)}
+
+    def _returns(self, model: Any, step: int) -> Mapping[str, float]:
         if self.config.env is None:
             return {}
         config = self.config if step == self.config.training.steps else self._in_passing()

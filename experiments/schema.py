@@ -18,6 +18,7 @@ from envs.config import EnvConfig
 from experiments.measurements.config import DEVICES, MeasurementConfig
 
 CHECKPOINTS = ("last", "best")
+POLICIES = ("learners", "random", "scripted", "agent")
 Config = TypeVar("Config")
 
 
@@ -86,15 +87,20 @@ class EnvChanges:
     """What is different about the environment of an evaluation; null leaves it as it was in training.
 
     Attributes:
-        name: `dark_room`, `cue_bandit`, or a Gymnasium id.
+        name: `dark_room`, `cue_bandit` (and other families), a Gymnasium id, or `dm_control:DOMAIN/TASK`.
         max_episode_steps: environment steps after which an episode is cut.
-        d4rl_rewards: rewards of the Adroit hand as D4RL recorded them.
-        workers: processes that step the environments of a Gymnasium id, several in each; 0 steps them in this one.
+        d4rl_rewards: rewards of the Adroit hand, and the end of its pen task, as D4RL recorded them.
+        options: keyword arguments of a simulator, all of them: those of the training are forgotten.
+        rescale_actions: a simulator is told actions in [-1, 1], which are rescaled to its own bounds.
+        workers: processes that step the environments of a simulator, several in each; 0 steps them in this one.
     """
 
     name: str | None = None
     max_episode_steps: int | None = None
     d4rl_rewards: bool | None = None
+    # Any, as OmegaConf cannot put a dictionary where an optional one is null.
+    options: Any = field(default=None, hash=False)
+    rescale_actions: bool | None = None
     workers: int | None = None
 
 
@@ -128,24 +134,52 @@ class EvaluateConfig:
 
 @dataclass(unsafe_hash=True)
 class CollectConfig:
-    """One dataset of learning histories.
+    """One dataset: who plays, where, and how many episodes of it are kept.
 
     Attributes:
-        path: folder to write, a store for `dataset=store dataset.path=...`; must not exist.
-        env: the embedded family.
-        seed: of the learners, and of which tasks are held out.
+        path: folder to write, a store for `dataset=recorded dataset.id=...`; must not exist.
+        env: the environment, or the embedded family.
+        policy: who plays: `learners` (of an embedded family, from clumsy to good), `random`, `scripted` (a rule written
+            by hand, where there is one) or `agent` (of a run).
+        run: directory of the run whose agent plays.
+        checkpoint: of the run: `last`, or `best`.
+        episodes: how many, rounded up to the same number in every row; learners play their own number.
+        rows: environments side by side, the same number for each task and at least one; `env.workers` steps those of a
+            simulator in processes.
+        noise: of scripted actions: probability of a random one, or standard deviation as a share of the range.
+        target_return: what an agent is asked for, raw units; null takes the highest return of its dataset.
+        temperature: of an agent: 0 acts greedily, 1 samples from its distribution.
+        seed: of environments, policies and learners.
     """
 
     path: str = ""
     env: EnvConfig = field(default_factory=EnvConfig)
+    policy: str = "learners"
+    run: str = ""
+    checkpoint: str = "last"
+    episodes: int = 100
+    rows: int = 8
+    noise: float = 0.0
+    target_return: float | None = None
+    temperature: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
+        """Refuses unknown names and values out of range."""
         if not self.path:
             raise ValueError("path is empty; expected path=FOLDER, where the episodes will be written")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.policy not in POLICIES:
+            raise ValueError(f"unknown policy {self.policy!r}; known: {', '.join(POLICIES)}")
+        if (self.policy == "agent") != bool(self.run):
+            raise ValueError(
+                f"policy=agent goes with run=RUN_DIR, a directory that experiments.train wrote; got "
+                f"policy={self.policy} and run={self.run!r}"
+            )
+        if self.checkpoint not in CHECKPOINTS:
+            raise ValueError(f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {self.checkpoint!r}")
+        for name, least in (("episodes", 1), ("rows", 1), ("noise", 0), ("temperature", 0), ("seed", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(unsafe_hash=True)
@@ -183,9 +217,14 @@ SCHEMAS: dict[str, type] = {
 def register() -> None:
     """Tells Hydra the schemas, as `train_schema` and so on."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+        node = OmegaConf.structured(schema)
+        if name != "evaluate" and "env" in node:
+            # Any keyword: what a simulator can be made with is its own affair.
+            OmegaConf.set_struct(node.env.options, False)
+        ConfigStore.instance().store(name=f"{name}_schema", node=node)
 
 
 def to_config(composed: Any, schema: type[Config]) -> Config:

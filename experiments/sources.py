@@ -1,26 +1,50 @@
 """From a DatasetConfig to episodes, wherever they come from; made or converted once, and kept between runs."""
 
+import functools
 import hashlib
 import json
-import logging
-from dataclasses import asdict
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from bpt_rl.data import ids
 from bpt_rl.data.config import DatasetConfig
-from bpt_rl.types import EnvSpec, UserError
+from bpt_rl.data.ids import DatasetId
+from bpt_rl.types import EnvSpec, EpisodeSource, UserError
 from envs.config import FAMILIES, EnvConfig
 from experiments import ROOT
 
 if TYPE_CHECKING:
     from bpt_rl.data.episodes import EpisodeStore
+    from bpt_rl.data.recording import Contents, Recording
 
-LOG = logging.getLogger(__name__)
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Episodes, and which of them are learned from.
+
+    Attributes:
+        source: all of them.
+        fingerprint: of their contents, and of how several datasets are mixed.
+        training: the episodes to learn from.
+        held_out: episodes kept out of training, to measure the loss on; may be none.
+        weights: how often every episode of the source is drawn; None draws all alike.
+    """
+
+    source: EpisodeSource
+    fingerprint: str
+    training: Int[np.ndarray, " E"]
+    held_out: Int[np.ndarray, " H"]
+    weights: Float[np.ndarray, " all"] | None = None
 
 
-def open_dataset(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec | None) -> "EpisodeStore":
+def open_dataset(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec | None) -> Dataset:
     """Returns the episodes, after checking that they fit the environment.
 
     Args:
@@ -31,34 +55,88 @@ def open_dataset(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec
     Raises:
         UserError: the dataset is missing, broken, or of another environment; or it holds held-out tasks.
     """
+    from bpt_rl.data.mixture import Mixture, task_names
     from envs import fits
 
-    if config.kind == "generated":
-        source = _generated(config, env)
-    elif not config.path:
-        raise UserError(
-            f"dataset.path is empty; a dataset of kind {config.kind!r} needs dataset.path=FILE (or choose "
-            f"dataset=generated)"
-        )
-    elif config.kind == "d4rl":
-        source = _converted(config, env, env_spec)
-    else:
-        from bpt_rl.data.episodes import open_store
-
-        source = open_store(Path(config.path))
+    limit = env_spec.max_episode_steps if env_spec else None
+    stores = [open_store(name, config, env, limit) for name in config.mixture or [config.id]]
+    source: EpisodeSource = stores[0]
+    fingerprint, weights = stores[0].fingerprint, None
+    if len(stores) > 1:
+        mixture = Mixture(stores, [task_names(store.metadata) for store in stores])
+        source = mixture
+        weights = mixture.episode_weights(config.weights) if config.weights else None
+        fingerprint = _digest({"mixture": [store.fingerprint for store in stores], "weights": config.weights})
     if env is not None and env_spec is not None:
         fits.check_fits(source.spec, env_spec)
         _require_training_tasks(source, env)
-    return source
+    return Dataset(source, fingerprint, *_split(source, config), weights)
 
 
-def write_histories(env: EnvConfig, folder: Path, *, seed: int) -> "EpisodeStore":
-    """Writes the learning histories of an embedded family and returns them."""
-    from bpt_rl.data.episodes import write_store
-    from envs import behaviour, registry
+def open_store(text: str, config: DatasetConfig, env: EnvConfig | None, limit: int | None) -> "EpisodeStore":
+    """Returns one dataset as a store, converted if it is not one yet.
 
-    episodes = behaviour.generate_episodes(env, seed=seed)
-    return write_store(folder, registry.env_spec(env), episodes, metadata=_origin(env, seed))
+    Args:
+        text: its id, or its path.
+        config: how it is read, and where conversions are kept.
+        env: names the family that `generated` is about.
+        limit: environment steps after which D4RL files without time-outs are cut, where nothing else says.
+
+    Raises:
+        UserError: there is no such dataset, or it is broken.
+    """
+    from bpt_rl.data import episodes
+    from bpt_rl.data.recording import convert
+
+    named = ids.parse(text)
+    if named.scheme == "store":
+        assert named.path is not None
+        return episodes.open_store(named.path)
+    recording = recording_of(named, config, env, limit)
+    label = re.sub(r"[^\w.-]+", "-", recording.name)
+    return convert(recording, Path(config.cache) / f"{label}-{_digest(_place(named, recording))[:12]}")
+
+
+def recording_of(
+    named: DatasetId, config: DatasetConfig, env: EnvConfig | None, limit: int | None
+) -> "Recording":
+    """Returns the episodes of an id before they are read; arguments and errors as for `open_store`."""
+    from bpt_rl.data import d4rl, d4rl_catalogue, minari, ogbench
+
+    match named.scheme:
+        case ids.GENERATED:
+            return histories(require_family(env), seed=config.seed)
+        case "minari":
+            scores = _minari_scores(named.name) if config.reference_scores else None
+            return minari.recording(named.name, reference_scores=scores)
+    assert named.path is not None
+    _require_there(named, named.path)
+    match named.scheme:
+        case "exorl":
+            return _exorl(named, config)
+        case "ogbench":
+            return ogbench.recording(named.path, rewards=config.rewards, goal=tuple(config.goal))
+        case _:
+            is_known = named.name or d4rl_catalogue.find_file(named.path)
+            return d4rl.recording(
+                named.path,
+                max_episode_steps=config.max_episode_steps or (None if is_known else limit),
+                trailing=config.trailing,
+                dataset_id=named.name,
+            )
+
+
+def histories(env: EnvConfig, *, seed: int) -> "Recording":
+    """Returns the learning histories of an embedded family, generated when they are read."""
+    from bpt_rl.data.recording import Contents, Recording
+    from envs import registry
+
+    @contextmanager
+    def opened() -> "Iterator[Contents]":
+        episodes = registry.generate_episodes(env, seed=seed)
+        yield Contents(registry.env_spec(env), episodes, num_steps=None, facts={"environment": env.name})
+
+    return Recording(env.name, _origin(env, seed), opened)
 
 
 def require_family(env: EnvConfig | None) -> EnvConfig:
@@ -70,44 +148,56 @@ def require_family(env: EnvConfig | None) -> EnvConfig:
     if env is None or env.name not in FAMILIES:
         name = "without an environment" if env is None else f"for {env.name}"
         raise UserError(
-            f"histories are generated for {' and '.join(FAMILIES)}, not {name}; give a dataset of your own: "
-            f"dataset=d4rl dataset.path=FILE"
+            f"histories are generated for {', '.join(FAMILIES)}, not {name}; give a dataset of your own: "
+            f"dataset=recorded dataset.id=ID"
         )
     return env
 
 
-def _generated(config: DatasetConfig, env: EnvConfig | None) -> "EpisodeStore":
-    from bpt_rl.data.episodes import open_store
+def _exorl(named: DatasetId, config: DatasetConfig) -> "Recording":
+    from bpt_rl.data import exorl
+    from envs import relabelling
 
-    env = require_family(env)
-    origin = _origin(env, config.seed)
-    folder = Path(config.cache) / f"{env.name}-{_digest(origin)}"
-    if folder.is_dir():
-        store = open_store(folder)
-        if store.metadata == origin:
-            return store
-    LOG.info(f"generating learning histories of {env.name} in {folder}")
-    return write_histories(env, folder, seed=config.seed)
+    assert named.path is not None
+    domain = exorl.domain_and_task(named.path)[0]
+    if not named.tasks:
+        return exorl.recording(named.path, domain=domain, name=named.name)
+    tasks = named.tasks
+    if tasks == (ids.ALL_TASKS,):
+        first = exorl.read_episode(exorl.episode_files(named.path)[0])
+        tasks = relabelling.relabellable(domain, first.physics.shape[1])
+    relabel = functools.partial(relabelling.relabel_many, domain, tasks, workers=config.workers)
+    return exorl.recording(named.path, domain=domain, tasks=tasks, relabel=relabel, name=named.name)
 
 
-def _converted(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec | None) -> "EpisodeStore":
-    from bpt_rl.data.d4rl import convert_d4rl
+def _require_there(named: DatasetId, path: Path) -> None:
+    if not path.exists():
+        raise UserError(
+            f"{named.text} is not on this machine: there is no {path}. Fetch it with `python -m experiments.datasets "
+            f"download {named.text}`, or name the file by its path: dataset.id=FILE"
+        )
 
-    path = Path(config.path)
-    limit = config.max_episode_steps or (env_spec.max_episode_steps if env_spec else None)
-    options = {"path": str(path.resolve()), "limit": limit, "trailing": config.trailing}
-    return convert_d4rl(
-        path,
-        Path(config.cache) / f"{path.stem}-{_digest(options)}",
-        max_episode_steps=limit,
-        trailing=config.trailing,
-        env_id=env.name if env else "",
-    )
+
+def _minari_scores(name: str) -> tuple[float, float] | None:
+    """D4RL's reference scores for Minari's `mujoco/<robot>/...`, which come without."""
+    from envs.reference_scores import reference_scores
+
+    namespace, _, rest = name.partition("/")
+    return reference_scores(f"{rest.partition('/')[0]}-medium-v2") if namespace == "mujoco" else None
+
+
+def _place(named: DatasetId, recording: "Recording") -> dict[str, Any]:
+    """What a conversion's folder is named by: whence and how, but not what changes when a file is written again."""
+    volatile = ("bytes", "mtime_ns", "files", "digest")
+    options = {name: value for name, value in recording.identity.items() if name not in volatile}
+    return {"path": str(named.path.resolve()) if named.path else named.text, **options}
 
 
 def _origin(env: EnvConfig, seed: int) -> dict[str, Any]:
     """What decides which histories are generated: options, seed, and the very code of the learners and the family."""
-    code = b"".join((ROOT / "envs" / f"{name}.py").read_bytes() for name in ("behaviour", *FAMILIES))
+    from envs import families
+
+    code = b"".join((ROOT / "envs" / f"{name}.py").read_bytes() for name in families.TABLE[env.name].sources)
     return {
         "origin": "learning histories",
         "env": asdict(env),
@@ -116,11 +206,32 @@ def _origin(env: EnvConfig, seed: int) -> dict[str, Any]:
     }
 
 
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _require_training_tasks(source: "EpisodeStore", env: EnvConfig) -> None:
+def _split(
+    source: EpisodeSource, config: DatasetConfig
+) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " H"]]:
+    """The episodes to learn from and those that are held out: by task, then by length, by chance, and by return."""
+    from bpt_rl.data import selection
+
+    by_task = selection.split_by_task(source, config.held_out_tasks)
+    training = np.intersect1d(by_task.training, selection.long_episodes(source, config.min_steps))
+    if not len(training):
+        raise UserError(
+            "every episode of the tasks that are left is shorter than dataset.min_steps; lower it"
+        )
+    by_episode = selection.split_by_episode(
+        source, config.held_out_fraction, seed=config.split_seed, episodes=training
+    )
+    training = by_episode.training
+    if config.top_fraction < 1:
+        training = selection.best_episodes(source, config.top_fraction, training)
+    return training, np.union1d(by_task.held_out, by_episode.held_out)
+
+
+def _require_training_tasks(source: EpisodeSource, env: EnvConfig) -> None:
     """Refuses to train on the tasks that the evaluation holds out: its result would be a lie."""
     from envs import registry
 

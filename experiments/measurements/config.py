@@ -16,6 +16,7 @@ PARTS = (
     "rollout",
     "training",
     "loader",
+    "environments",
     "peers",
     "decision_transformer",
     "accelerator",
@@ -50,8 +51,9 @@ class MeasurementConfig:
     Attributes:
         parts: `exactness` (against vanilla), `memory` (of a compiled step), `longest` (context in a given memory),
             `time` (of a step), `short_contexts`, `cores` (two against one), `decoding`, `rollout`, `training` (whole
-            gradient steps), `loader`, `peers` (other people's layers, needs peers=FILE), `decision_transformer`
-            (Hugging Face's, needs torch and transformers), `accelerator` (time, utilisation and memory by length).
+            gradient steps), `loader`, `environments` (steps per second), `peers` (other people's layers, needs
+            peers=FILE), `decision_transformer` (Hugging Face's, needs torch and transformers), `accelerator` (time,
+            utilisation and memory by length).
         policies: schedules and saving policies by name; empty measures all.
         num_layers: layers of the stack.
         width: D.
@@ -77,6 +79,7 @@ class MeasurementConfig:
         training_layout: `step` (one token per environment step) or `interleaved` (four).
         training_dropout: rate, everywhere an agent has it.
         store_steps: environment steps of the datasets that `loader` reads, the smallest first.
+        environments: names of those to play in, as in env.name; empty plays in one of each kind.
         windows: environment steps of the training windows of `decision_transformer`.
         rollout_windows: environment steps of its rollout windows.
     """
@@ -109,6 +112,7 @@ class MeasurementConfig:
     training_layout: str = "step"
     training_dropout: float = 0.0
     store_steps: list[int] = field(default_factory=lambda: [50_000, 1_000_000], hash=False)
+    environments: list[str] = field(default_factory=list, hash=False)
     windows: list[int] = field(default_factory=lambda: [20, 100], hash=False)
     rollout_windows: list[int] = field(default_factory=lambda: [20, 200], hash=False)
 

@@ -9,7 +9,13 @@ import pytest
 from envs import dark_room
 from tests.experiments import pendulum_files
 
-PENDULUM = ("env=gymnasium", "env.name=Pendulum-v1", "dataset=d4rl", "training.steps=1", "context.episodes=1")
+PENDULUM = (
+    "env=gymnasium",
+    "env.name=Pendulum-v1",
+    "dataset=recorded",
+    "training.steps=1",
+    "context.episodes=1",
+)
 
 
 def _without(name):
@@ -62,18 +68,18 @@ def test_a_broken_file_is_refused(entry, tmp_path, change, parts):
     data = pendulum_files.columns()
     change(data)
     path = pendulum_files.write(tmp_path / "broken.hdf5", data)
-    message = entry("train", *PENDULUM, f"dataset.path={path}").refusal()
+    message = entry("train", *PENDULUM, f"dataset.id={path}").refusal()
     assert all(part in message for part in parts), message
     assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("config.yaml"))
 
 
 def test_a_missing_file_is_refused(entry):
-    assert "nowhere.hdf5" in entry("train", *PENDULUM, "dataset.path=nowhere.hdf5").refusal()
+    assert "nowhere.hdf5" in entry("train", *PENDULUM, "dataset.id=nowhere.hdf5").refusal()
 
 
 def test_a_file_that_is_not_hdf5_is_refused(entry, tmp_path):
     (tmp_path / "text.hdf5").write_text("observations, actions\n")
-    message = entry("train", *PENDULUM, "dataset.path=text.hdf5").refusal()
+    message = entry("train", *PENDULUM, "dataset.id=text.hdf5").refusal()
     assert "text.hdf5" in message
     assert "HDF5" in message
 
@@ -81,10 +87,10 @@ def test_a_file_that_is_not_hdf5_is_refused(entry, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["dataset=d4rl", "env=cue_bandit"], ("dataset.path is empty", "dataset.path=FILE")),
-        (["dataset=store", "dataset.path=nowhere"], ("no dataset at nowhere",)),
-        (["env=none"], ("histories are generated for dark_room and cue_bandit, not without an environment",)),
-        (["env=hopper"], ("not for Hopper-v5", "dataset=d4rl")),
+        (["dataset=recorded", "env=cue_bandit"], ("dataset.id is empty", "hopper-medium-v2")),
+        (["dataset=recorded", "dataset.id=nowhere"], ("no file or folder 'nowhere'", "hopper-medium-v2")),
+        (["env=none"], ("not without an environment",)),
+        (["env=hopper"], ("not for Hopper-v5", "dataset=recorded")),
         (["env=gymnasium", "env.name=Hoper-v5"], ("Hopper-v5",)),
         (["experiment=nano", "context.steps=4"], ("longer than the context of 4 steps", "context.steps")),
         (["experiment=nano", "training.accumulate=5"], ("training.accumulate=5", "6")),
@@ -107,7 +113,7 @@ def test_a_simulator_that_is_not_installed_is_named_before_training(entry, monke
         return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", without_mujoco)
-    message = entry("train", "env=hopper", "dataset=d4rl", f"dataset.path={path}").refusal()
+    message = entry("train", "env=hopper", "dataset=recorded", f"dataset.id={path}").refusal()
     assert "Hopper-v5" in message
     assert "pip install -e '.[mujoco]'" in message
 
@@ -135,6 +141,6 @@ def test_an_environment_that_cannot_be_rendered_is_found_before_anything_is_comp
 def test_a_context_that_an_episode_of_the_environment_may_outgrow_is_refused(entry, tmp_path):
     path = pendulum_files.write(tmp_path / "data.hdf5", pendulum_files.columns())  # episodes of 20 steps
     sizes = ("env.max_episode_steps=30", "context.steps=25")
-    message = entry("train", *PENDULUM, f"dataset.path={path}", *sizes, "hydra.run.dir=run").refusal()
+    message = entry("train", *PENDULUM, f"dataset.id={path}", *sizes, "hydra.run.dir=run").refusal()
     assert "may take 30 steps, but the context holds 25; set context.steps to at least 30, or to 0" in message
     assert not (tmp_path / "run" / "config.yaml").exists()

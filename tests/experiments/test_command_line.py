@@ -65,8 +65,13 @@ def test_mistakes_of_an_evaluation(entry, arguments, message):
     ("arguments", "message"),
     [
         ([], "expected path=FOLDER"),
-        (["path=x", "env=hopper"], "histories are generated for dark_room and cue_bandit, not for Hopper-v5"),
+        (["path=x", "env=hopper"], "hidden_goal, not in Hopper-v5; choose policy=random"),
         (["path=."], "exists"),
+        (["path=x", "policy=expert"], "unknown policy 'expert'; known: learners, random, scripted, agent"),
+        (["path=x", "policy=agent"], "policy=agent goes with run=RUN_DIR"),
+        (["path=x", "policy=random", "run=here"], "policy=agent goes with run=RUN_DIR"),
+        (["path=x", "policy=random", "episodes=0"], "episodes must be at least 1, got 0"),
+        (["path=x", "policy=agent", "run=nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_of_a_collection(entry, arguments, message):

@@ -5,10 +5,30 @@ from dataclasses import replace
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
+from envs import registry
+from envs.config import FAMILIES
 from experiments import command_line, schema
 
 EXPERIMENTS = sorted(path.stem for path in (command_line.CONFIGS / "experiment").glob("*.yaml"))
+SIMULATORS = {
+    "ant_d4rl": (111, 8, 1000),
+    "antmaze": (31, 8, 700),
+    "cartpole": (4, 2, 500),
+    "cartpole_swingup": (5, 1, 1000),
+    "door": (39, 28, 200),
+    "halfcheetah": (17, 6, 1000),
+    "hammer": (46, 26, 200),
+    "hopper": (11, 3, 1000),
+    "kitchen": (93, 9, 280),
+    "pen": (45, 24, 100),
+    "pendulum": (3, 1, 200),
+    "pointmaze": (8, 2, 300),
+    "relocate": (39, 30, 200),
+    "walker2d": (17, 6, 1000),
+    "walker_walk": (24, 6, 1000),
+}
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in command_line.CONFIGS.glob("*/*.yaml")
@@ -83,10 +103,26 @@ def test_an_environment_of_another_kind_leaves_no_target_behind(compose):
     assert compose("env=cue_bandit").evaluation.target_returns == [4.0]
 
 
-@pytest.mark.parametrize("env", ["gymnasium", "hopper", "halfcheetah", "walker2d", "door"])
+@pytest.mark.parametrize("env", ["gymnasium", *SIMULATORS])
 def test_a_simulator_is_played_in_for_few_episodes(compose, env):
     evaluation = compose(f"env={env}", "env.name=Pendulum-v1").evaluation
     assert (evaluation.episodes, evaluation.rollouts_per_task) == (4, 10)
     assert (evaluation.temperature, evaluation.target_returns) == (0.5, [])
     kept = compose("experiment=hopper_medium_replay", f"env={env}", "env.name=Pendulum-v1").evaluation
     assert kept.target_returns == [400.0, 800.0, 1600.0, 2400.0]
+
+
+@pytest.mark.parametrize("env", SIMULATORS)
+def test_a_simulator_is_what_its_datasets_were_recorded_in(compose, env, tmp_path, monkeypatch):
+    for library in ("mujoco", "gymnasium_robotics", "dm_control"):
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the current folder.
+    spec = registry.env_spec(compose(f"env={env}").env)
+    assert (spec.observation_size, spec.actions.width, spec.max_episode_steps) == SIMULATORS[env]
+
+
+def test_every_environment_of_a_simulator_is_among_them():
+    names = {
+        path.stem: OmegaConf.load(path).get("name") for path in (command_line.CONFIGS / "env").glob("*.yaml")
+    }
+    assert {option for option, name in names.items() if name and name not in FAMILIES} == set(SIMULATORS)

@@ -9,9 +9,11 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from bpt_rl.data.episodes import open_store
 from bpt_rl.evaluation.scores import EPISODE_COLUMNS
 from bpt_rl.training.config import TrainingConfig
 from bpt_rl.types import UserError
+from envs import registry
 from envs.config import EnvConfig
 from experiments import fitting, pipeline, plot, run_directory, schema
 from experiments.playing import FIVE
@@ -200,18 +202,32 @@ def test_a_sweep_becomes_a_table_and_figures(entry, run, folder, capsys):
     assert names == {"return_by_context.png", "return_by_position.png", "memory_and_time.png"}
 
 
+def test_a_trained_agent_plays_for_a_store(entry, run, tmp_path):
+    options = (f"run={run}", "env=tiny_room", "env.split_seed=0", "episodes=18", "target_return=3")
+    result = entry("collect", "path=store", "policy=agent", *options)
+    assert result.code == 0, result.err
+    store = open_store(tmp_path / "store")
+    assert (len(store), int(store.lengths.sum())) == (18, 90)
+    assert set(store.tasks) == set(registry.training_tasks(run_directory.open_run(run).config.env))
+    assert store.metadata["source"]["target_return"] == 3
+
+
 def test_without_environment_it_trains_and_the_summary_has_no_returns(entry, tmp_path):
     collected = entry("collect", "path=histories", "env=tiny_room", "seed=1")
     assert (
         "env=dark_room env.split_seed=1 env.max_episode_steps=5 env.grid_size=3 env.held_out_goals=2"
         in collected.out
     )
-    data = ("dataset=store", "dataset.path=histories", "env=none")
+    data = ("dataset=recorded", "dataset.id=histories", "env=none", "dataset.held_out_fraction=0.2")
     result = entry("train", *NANO, *data, "hydra.run.dir=run")
     assert result.code == 0, result.err
     summary = _json(tmp_path / "run" / "summary.json")
     assert "late" not in summary
     assert summary["dataset_mean_return"] > 0
+    losses = [
+        float(row["evaluation/held_out_loss"] or "nan") for row in _rows(tmp_path / "run" / "metrics.csv")
+    ]
+    assert 0 < losses[-1] < 9
     assert set(_json(tmp_path / "run" / "checkpoints" / "index.json")["names"]) == {"last", "best"}
     with pytest.raises(UserError, match="no returns to compare"):
         plot.compare([tmp_path / "run"], tmp_path / "out")

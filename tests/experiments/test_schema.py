@@ -29,6 +29,10 @@ def test_a_configuration_survives_yaml():
     config = TrainConfig(env=EnvConfig("cue_bandit", num_cues=7), seed=3)
     config = replace(config, evaluation=replace(config.evaluation, target_returns=[1.5, 2.0]))
     assert schema.from_yaml(schema.to_yaml(config), TrainConfig) == config
+    simulator = replace(
+        config, env=EnvConfig("Ant-v4", options={"use_contact_forces": True, "x": [1, {"y": None}]})
+    )
+    assert schema.from_yaml(schema.to_yaml(simulator), TrainConfig) == simulator
     without = replace(config, env=None)
     assert schema.from_yaml(schema.to_yaml(without), TrainConfig) == without
 
