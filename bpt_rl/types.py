@@ -265,6 +265,19 @@ class UserError(Exception):
     """
 
 
+class RowError(UserError):
+    """One environment of a vector failed; whoever knows what the row was doing says it again, with that.
+
+    Attributes:
+        row: which environment of the vector.
+        reason: what went wrong.
+    """
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(f"the environment in row {row} failed: {reason}")
+        self.row, self.reason = row, reason
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The rest of an error message about an unknown name: what is known, the closest first.
 

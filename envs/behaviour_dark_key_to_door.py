@@ -60,7 +60,7 @@ def generate_dark_key_to_door(config: EnvConfig, *, seed: int, num_episodes: int
         num_episodes: episodes of each history.
     """
     rng = np.random.default_rng(seed)
-    size, num_steps = config.grid_size, dark_key_to_door.max_episode_steps(config)
+    size, num_steps = config.room_size, dark_key_to_door.max_episode_steps(config)
     tasks = dark_key_to_door.split_tasks(config)[0]
     keys, doors = dark_key_to_door.hidden_cells(tasks, size)
     num_learners = len(tasks)

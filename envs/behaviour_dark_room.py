@@ -26,20 +26,20 @@ def generate_dark_room(
     """
     rng = np.random.default_rng(seed)
     tasks = np.repeat(dark_room.split_tasks(config)[0], learners_per_goal)
-    goals = dark_room.goal_cells(tasks, config.grid_size)
+    goals = dark_room.goal_cells(tasks, config.room_size)
     num_steps, num_learners = dark_room.max_episode_steps(config), len(tasks)
     values = TIE_BREAK * rng.standard_normal(
-        (num_learners, config.grid_size, config.grid_size, len(dark_room.MOVES))
+        (num_learners, config.room_size, config.room_size, len(dark_room.MOVES))
     )
     positions = np.zeros((num_learners, num_episodes, num_steps, 2), np.int16)
     actions = np.zeros((num_learners, num_episodes, num_steps), np.int32)
     rewards = np.zeros((num_learners, num_episodes, num_steps), np.float32)
     for episode in range(num_episodes):
         exploration = np.interp(episode, [0, 0.7 * num_episodes], [1.0, 0.02])
-        position = np.tile(dark_room.start_cell(config.grid_size), (num_learners, 1))
+        position = np.tile(dark_room.start_cell(config.room_size), (num_learners, 1))
         for t in range(num_steps):
             action = explore(_rows_at(values, position), np.full(num_learners, exploration), rng)
-            moved = np.clip(position + dark_room.MOVES[action], 0, config.grid_size - 1)
+            moved = np.clip(position + dark_room.MOVES[action], 0, config.room_size - 1)
             reward = (moved == goals).all(axis=1).astype(np.float32)
             positions[:, episode, t], actions[:, episode, t], rewards[:, episode, t] = (
                 position,
@@ -51,7 +51,7 @@ def generate_dark_room(
             values[at] += LEARNING_RATE * (target - values[at])
             position = moved
     yield from histories(
-        tasks, lambda learner: dark_room.observe(positions[learner], config.grid_size), actions, rewards
+        tasks, lambda learner: dark_room.observe(positions[learner], config.room_size), actions, rewards
     )
 
 

@@ -38,7 +38,7 @@ def max_episode_steps(config: EnvConfig) -> int:
 def env_spec(config: EnvConfig) -> EnvSpec:
     """Returns what an agent must know of the family."""
     actions = DiscreteActions(len(MOVES))
-    return EnvSpec("dark_key_to_door", 2 * config.grid_size, actions, max_episode_steps(config))
+    return EnvSpec("dark_key_to_door", 2 * config.room_size, actions, max_episode_steps(config))
 
 
 def hidden_cells(
@@ -63,15 +63,15 @@ def hidden_cells(
 
 def split_tasks(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
     """Returns the tasks to train on and those held out, each in ascending order, as `split_seed` draws them."""
-    shuffled = np.random.default_rng(config.split_seed).permutation(_num_tasks(config.grid_size))
-    held_out, others = np.split(shuffled, [config.held_out_goals])
+    shuffled = np.random.default_rng(config.split_seed).permutation(_num_tasks(config.room_size))
+    held_out, others = np.split(shuffled, [config.num_held_out_goals])
     return np.sort(others[: config.training_goals or DEFAULT_TRAINING_PAIRS]), np.sort(held_out)
 
 
 def optimal_returns(config: EnvConfig, tasks: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
     """Returns what an agent that knows both cells earns: the mean over the cells that it may start in."""
-    keys, doors = hidden_cells(tasks, config.grid_size)
-    starts = _cells(np.arange(config.grid_size**2), config.grid_size)
+    keys, doors = hidden_cells(tasks, config.room_size)
+    starts = _cells(np.arange(config.room_size**2), config.room_size)
     # Who starts on the key must still make a step that ends on it.
     to_key = np.maximum(1, np.abs(keys[:, None] - starts[None]).sum(axis=-1))
     to_door = to_key + np.abs(doors - keys).sum(axis=-1)[:, None]
@@ -86,7 +86,7 @@ def best_actions(
     earned: Float[np.ndarray, " B"],
 ) -> Int[np.ndarray, " B"]:
     """Returns what an agent that knows both cells does; it has the key once it has earned something."""
-    keys, doors = hidden_cells(tasks, config.grid_size)
+    keys, doors = hidden_cells(tasks, config.room_size)
     return steps_towards(position_shown(observation), np.where((earned > 0)[:, None], doors, keys))
 
 
@@ -107,11 +107,11 @@ class DarkKeyToDoorEnv(gymnasium.Env[np.ndarray, np.int64]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (as Gymnasium declares it)
 
     def __init__(self, config: EnvConfig | None = None, task: int = 0, render_mode: str | None = None):
-        self.config = config or EnvConfig("dark_key_to_door", grid_size=9)
-        keys, doors = hidden_cells(np.array([task]), self.config.grid_size)
+        self.config = config or EnvConfig("dark_key_to_door")
+        keys, doors = hidden_cells(np.array([task]), self.config.room_size)
         self.key, self.door = keys[0], doors[0]
         self.render_mode = render_mode
-        self.observation_space = Box(0, 1, (2 * self.config.grid_size,), np.float32)
+        self.observation_space = Box(0, 1, (2 * self.config.room_size,), np.float32)
         self.action_space = Discrete(len(MOVES))
 
     def reset(
@@ -119,20 +119,20 @@ class DarkKeyToDoorEnv(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts in any cell, without the key."""
         super().reset(seed=seed, options=options)
-        self._position = draw_start(self.config.grid_size, self.np_random)
+        self._position = draw_start(self.config.room_size, self.np_random)
         self._has_key, self._t = False, 0
-        return observe(self._position, self.config.grid_size), {}
+        return observe(self._position, self.config.room_size), {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Moves one cell, or stays where it is; walls stop it."""
-        self._position = np.clip(self._position + MOVES[action], 0, self.config.grid_size - 1)
+        self._position = np.clip(self._position + MOVES[action], 0, self.config.room_size - 1)
         self._t += 1
         is_open = self._has_key and np.array_equal(self._position, self.door)
         takes_key = not self._has_key and np.array_equal(self._position, self.key)
         self._has_key |= takes_key
         is_cut = self._t >= max_episode_steps(self.config) and not is_open
         return (
-            observe(self._position, self.config.grid_size),
+            observe(self._position, self.config.room_size),
             float(is_open or takes_key),
             is_open,
             is_cut,
@@ -141,7 +141,7 @@ class DarkKeyToDoorEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def render(self) -> np.ndarray:
         """Returns a picture of the room, key and door included."""
-        return _picture(self._position, self.key, self.door, self._has_key, self.config.grid_size)
+        return _picture(self._position, self.key, self.door, self._has_key, self.config.room_size)
 
 
 class DarkKeyToDoorVectorEnv(TaskVectorEnv):
@@ -155,8 +155,8 @@ class DarkKeyToDoorVectorEnv(TaskVectorEnv):
 
     def __init__(self, config: EnvConfig, tasks: Int[np.ndarray, " B"], render_mode: str | None = None):
         super().__init__(env_spec(config), tasks, render_mode)
-        self._grid_size = config.grid_size
-        self._keys, self._doors = hidden_cells(self.tasks, config.grid_size)
+        self._grid_size = config.room_size
+        self._keys, self._doors = hidden_cells(self.tasks, config.room_size)
         self._position = np.zeros((self.num_envs, 2), int)
         self._has_key = np.zeros(self.num_envs, bool)
 

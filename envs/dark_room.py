@@ -29,7 +29,7 @@ def max_episode_steps(config: EnvConfig) -> int:
 
 def env_spec(config: EnvConfig) -> EnvSpec:
     """Returns what an agent must know of the family."""
-    return EnvSpec("dark_room", 2 * config.grid_size, DiscreteActions(len(MOVES)), max_episode_steps(config))
+    return EnvSpec("dark_room", 2 * config.room_size, DiscreteActions(len(MOVES)), max_episode_steps(config))
 
 
 def start_cell(grid_size: int) -> tuple[int, int]:
@@ -56,14 +56,14 @@ def goal_cells(tasks: Int[np.ndarray, " B"], grid_size: int) -> Int[np.ndarray, 
 
 def split_tasks(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
     """Returns the tasks to train on and those held out, each in ascending order, as `split_seed` draws them."""
-    shuffled = np.random.default_rng(config.split_seed).permutation(config.grid_size**2 - 1)
-    held_out, others = np.split(shuffled, [config.held_out_goals])
+    shuffled = np.random.default_rng(config.split_seed).permutation(config.room_size**2 - 1)
+    held_out, others = np.split(shuffled, [config.num_held_out_goals])
     return np.sort(others[: config.training_goals or None]), np.sort(held_out)
 
 
 def optimal_returns(config: EnvConfig, tasks: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
     """Returns what an agent that knows the goal earns: 1 for each step from its arrival on."""
-    distance = np.abs(goal_cells(tasks, config.grid_size) - start_cell(config.grid_size)).sum(axis=1)
+    distance = np.abs(goal_cells(tasks, config.room_size) - start_cell(config.room_size)).sum(axis=1)
     return np.maximum(0, max_episode_steps(config) - distance + 1).astype(np.float64)
 
 
@@ -92,7 +92,7 @@ def best_actions(
 ) -> Int[np.ndarray, " B"]:
     """Returns what an agent that knows the goal does."""
     del earned
-    return steps_towards(position_shown(observation), goal_cells(tasks, config.grid_size))
+    return steps_towards(position_shown(observation), goal_cells(tasks, config.room_size))
 
 
 class DarkRoomEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -108,9 +108,9 @@ class DarkRoomEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def __init__(self, config: EnvConfig | None = None, task: int = 0, render_mode: str | None = None):
         self.config = config or EnvConfig("dark_room")
-        self.goal = goal_cells(np.array([task]), self.config.grid_size)[0]
+        self.goal = goal_cells(np.array([task]), self.config.room_size)[0]
         self.render_mode = render_mode
-        self.observation_space = Box(0, 1, (2 * self.config.grid_size,), np.float32)
+        self.observation_space = Box(0, 1, (2 * self.config.room_size,), np.float32)
         self.action_space = Discrete(len(MOVES))
 
     def reset(
@@ -118,21 +118,21 @@ class DarkRoomEnv(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Goes back to the centre."""
         super().reset(seed=seed, options=options)
-        self._position = np.array(start_cell(self.config.grid_size))
+        self._position = np.array(start_cell(self.config.room_size))
         self._t = 0
-        return observe(self._position, self.config.grid_size), {}
+        return observe(self._position, self.config.room_size), {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Moves one cell, or stays where it is; walls stop it."""
-        self._position = np.clip(self._position + MOVES[action], 0, self.config.grid_size - 1)
+        self._position = np.clip(self._position + MOVES[action], 0, self.config.room_size - 1)
         self._t += 1
         reward = float(np.array_equal(self._position, self.goal))
         is_over = self._t >= max_episode_steps(self.config)
-        return observe(self._position, self.config.grid_size), reward, False, is_over, {}
+        return observe(self._position, self.config.room_size), reward, False, is_over, {}
 
     def render(self) -> np.ndarray:
         """Returns a picture of the room, the goal included."""
-        return _picture(self._position, self.goal, self.config.grid_size)
+        return _picture(self._position, self.goal, self.config.room_size)
 
 
 class DarkRoomVectorEnv(TaskVectorEnv):
@@ -146,9 +146,9 @@ class DarkRoomVectorEnv(TaskVectorEnv):
 
     def __init__(self, config: EnvConfig, tasks: Int[np.ndarray, " B"], render_mode: str | None = None):
         super().__init__(env_spec(config), tasks, render_mode)
-        self._grid_size = config.grid_size
-        self._goals = goal_cells(self.tasks, config.grid_size)
-        self._position = np.tile(start_cell(config.grid_size), (self.num_envs, 1))
+        self._grid_size = config.room_size
+        self._goals = goal_cells(self.tasks, config.room_size)
+        self._position = np.tile(start_cell(config.room_size), (self.num_envs, 1))
 
     def _begin(self, rows: Bool[np.ndarray, " B"]) -> None:
         self._position[rows] = start_cell(self._grid_size)

@@ -42,6 +42,8 @@ class Family:
         make_vector: environments side by side, by their tasks and the render mode.
         generate: learning histories.
         best_actions: what an agent that knows the tasks does, from what it sees and what its episode has paid so far.
+        fields: fields of EnvConfig that the family reads: with other values, something of it is otherwise.
+        task_fields: fields of EnvConfig that decide what a task id means; with other values, an id is another task.
         sources: modules of `envs` whose code decides what `generate` yields.
     """
 
@@ -53,6 +55,8 @@ class Family:
     best_actions: Callable[
         [EnvConfig, Int[np.ndarray, " B"], Float[np.ndarray, "B O"], Float[np.ndarray, " B"]], np.ndarray
     ]
+    fields: tuple[str, ...]
+    task_fields: tuple[str, ...]
     sources: tuple[str, ...]
 
 
@@ -64,6 +68,8 @@ TABLE = {
         dark_room.DarkRoomVectorEnv,
         behaviour_dark_room.generate_dark_room,
         dark_room.best_actions,
+        fields=("split_seed", "max_episode_steps", "grid_size", "training_goals", "held_out_goals"),
+        task_fields=("grid_size",),
         sources=("dark_room", "behaviour", "behaviour_dark_room"),
     ),
     "cue_bandit": Family(
@@ -73,6 +79,8 @@ TABLE = {
         cue_bandit.CueBanditVectorEnv,
         behaviour_cue_bandit.generate_cue_bandit,
         cue_bandit.best_actions,
+        fields=("split_seed", "max_episode_steps", "num_cues", "num_arms", "training_maps", "held_out_maps"),
+        task_fields=("split_seed", "num_cues", "num_arms"),
         sources=("cue_bandit", "behaviour", "behaviour_cue_bandit"),
     ),
     "dark_key_to_door": Family(
@@ -82,6 +90,8 @@ TABLE = {
         dark_key_to_door.DarkKeyToDoorVectorEnv,
         behaviour_dark_key_to_door.generate_dark_key_to_door,
         dark_key_to_door.best_actions,
+        fields=("split_seed", "max_episode_steps", "grid_size", "training_goals", "held_out_goals"),
+        task_fields=("grid_size",),
         sources=("dark_key_to_door", "dark_room", "behaviour", "behaviour_dark_key_to_door"),
     ),
     "hidden_goal": Family(
@@ -91,6 +101,17 @@ TABLE = {
         hidden_goal.HiddenGoalVectorEnv,
         behaviour_hidden_goal.generate_hidden_goal,
         hidden_goal.best_actions,
+        fields=("split_seed", "max_episode_steps", "training_goals", "held_out_goals"),
+        task_fields=("split_seed",),
         sources=("hidden_goal", "behaviour", "behaviour_hidden_goal"),
     ),
 }
+
+
+def task_meaning(config: EnvConfig) -> dict[str, Any]:
+    """Returns the options that decide what the environment's task ids mean, the family's own where none are given.
+
+    Task 5 of two configurations is the same task if these are equal. Where there is one task only, nothing decides.
+    """
+    family, resolved = TABLE.get(config.name), config.resolved()
+    return {name: getattr(resolved, name) for name in family.task_fields} if family else {}

@@ -53,7 +53,7 @@ def goals(config: EnvConfig, tasks: Int[np.ndarray, " B"]) -> Float[np.ndarray, 
 def split_tasks(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
     """Returns the tasks to train on and those held out."""
     num_training = config.training_goals or DEFAULT_TRAINING_GOALS
-    tasks = np.arange(num_training + config.held_out_goals)
+    tasks = np.arange(num_training + config.num_held_out_goals)
     return tasks[:num_training], tasks[num_training:]
 
 

@@ -115,11 +115,12 @@ def _refuse_drawn(name: str, env: Any) -> None:
 def _drawn_model(env: Any, seed: int) -> dict[str, Float[np.ndarray, "..."]]:
     """Returns the model's numbers after an episode has begun."""
     env.task.random.seed(seed)
+    # quadruped/escape shows its terrain to a renderer, after it was drawn, where there is one: rewards need none.
+    env.physics._make_rendering_contexts = lambda: None
     try:
         env.reset()
-    except RuntimeError as error:
-        # quadruped/escape shows its terrain to a renderer, after it was drawn.
-        if "OpenGL" not in str(error):
+    except Exception as error:
+        if not suite.is_without_renderer(error):
             raise
     model = env.physics.model.ptr
     fields = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}

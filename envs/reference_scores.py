@@ -94,6 +94,53 @@ D4RL_SCORES: Mapping[str, Scores] = dict(
 )
 
 
+# What decides no reward and no end: what is shown and how it is drawn. Contact forces among the observations have
+# Ant-v4 charge for them, as Ant-v5 and D4RL's ant do; measured, 1 to 6 of a thousand steps' return, 0.2 of 100 points.
+_HARMLESS_OPTIONS = frozenset(
+    (
+        *(
+            "use_contact_forces",
+            "exclude_current_positions_from_observation",
+            "include_cinert_in_observation",
+        ),
+        *(
+            "include_cvel_in_observation",
+            "include_qfrc_actuator_in_observation",
+            "include_cfrc_ext_in_observation",
+        ),
+        *(
+            "width",
+            "height",
+            "camera_id",
+            "camera_name",
+            "default_camera_config",
+            "max_geom",
+            "visual_options",
+        ),
+    )
+)
+# Environment steps of an episode where the references were taken; 1000 for all others.
+_STEPS = {"AdroitHandPen": 100, "AdroitHandHammer": 200, "AdroitHandDoor": 200, "AdroitHandRelocate": 200}
+_GYMNASIUM_STEPS = {**_STEPS, "AdroitHandPen": 200}
+_USUAL_STEPS = 1000
+
+
+def pays_as_the_reference(name: str, *, options: Mapping[str, object], max_episode_steps: int) -> bool:
+    """Tells whether returns of a Gymnasium id can be compared with its reference, as far as its making decides.
+
+    Args:
+        name: as for `reference_scores`.
+        options: keyword arguments that the environment is made with.
+        max_episode_steps: environment steps after which an episode is cut; 0 is the environment's own limit.
+    """
+    changed = {key: value for key, value in options.items() if key not in _HARMLESS_OPTIONS}
+    if changed.get("reward_type") == "dense":  # What it is without the option.
+        del changed["reward_type"]
+    task = name.rpartition(":")[2].rpartition("-v")[0]
+    num_steps = max_episode_steps or _GYMNASIUM_STEPS.get(task, _USUAL_STEPS)
+    return not changed and num_steps == _STEPS.get(task, _USUAL_STEPS)
+
+
 def reference_scores(name: str) -> Scores | None:
     """Returns the returns of the random and of the expert policy, or None if D4RL has none.
 

@@ -108,7 +108,7 @@ def _make_simulators(
         functools.partial(simulators.make_single, config, "rgb_array" if row < num_rendered else None)
         for row in range(len(tasks))
     ]
-    return independent_rows.side_by_side(makers, workers=config.workers)
+    return independent_rows.side_by_side(makers, workers=config.workers, worker_timeout=config.worker_timeout)
 
 
 def _split(config: EnvConfig) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:

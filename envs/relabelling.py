@@ -4,28 +4,28 @@ Row t of an episode holds the state after its action, and gets the reward of tha
 ExoRL's own code does, is wrong for rewards that charge for the control (cartpole): the control is set too.
 
 One step of the simulator is enough for all tasks of a domain that share its model. Many episodes are shared out to
-worker processes, which are spawned: a fork of a process that runs JAX's threads can hang.
+worker processes.
 """
 
 import contextlib
-import multiprocessing
-import signal
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from bpt_rl.types import UserError
+from envs.independent_rows import said
 from envs.recorded_physics import recorded_task
 from envs.suite import tasks_of
+from envs.worker_process import WorkerProcess, dismiss
 
 __all__ = ["relabel", "relabel_all", "relabel_many", "relabellable", "tasks_of"]
 
 PhysicsAndActions: TypeAlias = tuple[Float64[np.ndarray, "L P"], Float32[np.ndarray, "L A"]]
-SECONDS_TO_LEAVE = 5
+# An episode of a thousand steps takes a second.
+SECONDS_TO_ANSWER = 300.0
 
 
 def relabel(
@@ -65,18 +65,26 @@ def relabel_all(
     return rewards
 
 
-def relabellable(domain: str, physics_size: int) -> tuple[str, ...]:
-    """Returns the tasks of a domain whose rewards can be told from physics of this width.
+def relabellable(domain: str, physics_size: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Returns the tasks of a domain whose rewards can be told from physics of this width, and of the others why not.
 
     Raises:
         UserError: there is no such domain, or dm_control is not installed.
     """
-    found = []
+    found, refused = [], {}
     for task in tasks_of(domain):
-        with contextlib.suppress(UserError):
-            if recorded_task(domain, task).physics_size == physics_size:
-                found.append(task)
-    return tuple(found)
+        try:
+            expected = recorded_task(domain, task).physics_size
+        except UserError as error:
+            refused[task] = str(error)
+            continue
+        if expected == physics_size:
+            found.append(task)
+        else:
+            refused[task] = (
+                f"rewards of {domain}/{task}: the recorded physics have {physics_size} components, expected {expected}"
+            )
+    return tuple(found), refused
 
 
 def relabel_many(
@@ -95,77 +103,68 @@ def relabel_many(
 
     Raises:
         UserError: at once if a task cannot be told from recorded physics; while iterating if an episode's physics or
-            actions are not those of the domain, or a worker fails.
+            actions are not those of the domain, or a worker fails, dies or hangs: it is named, and all are ended.
     """
     for task in tasks:
         recorded_task(domain, task)
+    episodes = map(_with_rows, episodes)
     if not workers:
         return (relabel_all(domain, tasks, physics, actions) for physics, actions in episodes)
     return _shared_out(domain, tuple(tasks), episodes, workers)
+
+
+def _with_rows(episode: tuple[np.ndarray, np.ndarray]) -> PhysicsAndActions:
+    for what, values in zip(("physics", "actions"), episode, strict=True):
+        if values.ndim != 2:
+            raise UserError(
+                f"the recorded {what} are of shape {values.shape}, expected one row per step: [steps, components]"
+            )
+    return episode
 
 
 def _shared_out(
     domain: str, tasks: tuple[str, ...], episodes: Iterable[PhysicsAndActions], num_workers: int
 ) -> Iterator[Float32[np.ndarray, "tasks L"]]:
     """Yields the rewards; episodes go to the workers in turns, each of which has one at a time."""
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[Any, Any]] = []
+    workers: list[WorkerProcess] = []
     given = 0
     try:
         for given, episode in enumerate(episodes, start=1):
             if given <= num_workers:
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, domain, tasks), daemon=True)
-                process.start()
-                theirs.close()  # So that a worker that dies is noticed.
-                workers.append((process, ours))
-                _send(workers[-1], episode)
+                workers.append(_hired(len(workers), domain, tasks))
+                workers[-1].send(episode)
             else:
                 worker = workers[(given - 1) % num_workers]
-                rewards = _receive(worker)
-                _send(worker, episode)
+                rewards = _rewards(worker)
+                worker.send(episode)
                 yield rewards
         for number in range(max(0, given - num_workers), given):
-            yield _receive(workers[number % num_workers])
+            yield _rewards(workers[number % num_workers])
     finally:
-        for _, pipe in workers:
-            pipe.close()
-        for process, _ in workers:
-            process.join(SECONDS_TO_LEAVE)
-            if process.is_alive():
-                process.terminate()
-                process.join()
+        dismiss(workers)
 
 
-def _send(worker: tuple[Any, Any], episode: PhysicsAndActions) -> None:
-    try:
-        worker[1].send(episode)
-    except OSError as error:
-        raise UserError(_death(worker[0])) from error
+def _hired(number: int, domain: str, tasks: tuple[str, ...]) -> WorkerProcess:
+    here = "with none (dataset.workers=0) the rewards are computed in this process"
+    return WorkerProcess(
+        _work,
+        (domain, tasks),
+        task=f"worker process {number}, which computes rewards of {domain}",
+        seconds=SECONDS_TO_ANSWER,
+        if_silent=f"Use fewer workers than there are cores; {here}",
+        if_dead=f"If memory ran out, use fewer workers; {here}",
+    )
 
 
-def _receive(worker: tuple[Any, Any]) -> Float32[np.ndarray, "tasks L"]:
-    try:
-        is_well, answer = worker[1].recv()
-    except (EOFError, OSError) as error:
-        raise UserError(_death(worker[0])) from error
+def _rewards(worker: WorkerProcess) -> Float32[np.ndarray, "tasks L"]:
+    is_well, answer = worker.receive()
     if not is_well:
         raise UserError(answer)
     return answer
 
 
-def _death(process: Any) -> str:
-    process.join(SECONDS_TO_LEAVE)
-    return (
-        f"a process that computes rewards has died (exit code {process.exitcode}). If memory ran out, use fewer "
-        f"workers; with none the rewards are computed in this process"
-    )
-
-
 def _work(pipe: Connection, domain: str, tasks: tuple[str, ...]) -> None:
     """A worker's whole life: episodes in, rewards out, until the pipe is closed."""
-    # An interrupt reaches the whole group; who asked for the rewards hears it, and closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:
             physics, actions = pipe.recv()
@@ -173,6 +172,6 @@ def _work(pipe: Connection, domain: str, tasks: tuple[str, ...]) -> None:
                 answer = (True, relabel_all(domain, tasks, physics, actions))
             except UserError as error:
                 answer = (False, str(error))
-            except Exception:
-                answer = (False, f"a process that computes rewards failed: {traceback.format_exc()}")
+            except Exception as error:
+                answer = (False, f"a process that computes rewards failed: {said(error)}")
             pipe.send(answer)

@@ -90,11 +90,15 @@ class ScriptedPolicy:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses noise out of range."""
-        most = 1.0 if isinstance(self.actions, DiscreteActions) else math.inf
-        if not 0 <= self.noise <= most or math.isinf(self.noise):
-            expected = "a probability" if most == 1 else "a standard deviation, at least 0"
-            raise ValueError(f"noise must be {expected}, got {self.noise}")
+        """Refuses noise out of range.
+
+        Raises:
+            UserError: says what is expected.
+        """
+        is_discrete = isinstance(self.actions, DiscreteActions)
+        if not 0 <= self.noise <= (1.0 if is_discrete else math.inf) or math.isinf(self.noise):
+            expected = "a probability, between 0 and 1" if is_discrete else "a finite number, at least 0"
+            raise UserError(f"noise of the scripted actions must be {expected}; got {self.noise:g}")
 
     def start(self, num_rows: int, key: Array) -> _Progress:
         """Returns the state of all rows before their first episode."""
@@ -140,8 +144,8 @@ def scripted_policy(
         tasks: of an embedded family, whose policy knows the task of each row; others have one task and need none.
 
     Raises:
-        UserError: nobody has written a policy for this environment.
-        ValueError: the tasks are missing; or `noise` is out of range.
+        UserError: nobody has written a policy for this environment; or `noise` is out of range.
+        ValueError: the tasks are missing.
     """
     if config.name in FAMILIES:
         if tasks is None:

@@ -19,6 +19,7 @@ from envs.wrappers import BoundedAction, FlatObservation, action_spec, as_in_d4r
 
 _INSTALL_MUJOCO = "pip install -e '.[mujoco]' -c constraints.txt"
 # How the ids of gymnasium-robotics begin, to name the package where it is missing.
+_ROBOTICS_MODULE = "gymnasium_robotics"
 _ROBOTICS = ("Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze")
 
 
@@ -65,9 +66,9 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
         ) from error
     except gymnasium.error.Error as error:
         raise UserError(f"Gymnasium cannot make env.name={config.name!r}: {error}") from error
+    except MemoryError:  # The machine's failure.
+        raise
     except Exception as error:  # Every simulator refuses what it does not like in its own way.
-        if not config.options:
-            raise
         raise UserError(_refused_options(config, error)) from error
 
 
@@ -75,13 +76,15 @@ def _refused_options(config: EnvConfig, error: Exception) -> str:
     """Returns which option an environment does not know and which it does, or what else it says."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if found is None or found[1] not in config.options:
-        return f"{config.name} cannot be made with env.options={config.options}: {error}"
+        given = f" with env.options={config.options}" if config.options else ""
+        said = str(error).partition(" was raised from the environment creator")[0]  # Gymnasium's addition.
+        return f"{config.name} cannot be made{given}: {type(error).__name__}: {said} (BPT_RL_TRACEBACK=1 shows where)"
     return f"{config.name} has no option {found[1]!r} (env.options); {nearest(found[1], _options_of(config.name))}"
 
 
 def _options_of(name: str) -> list[str]:
     """Returns the keyword arguments that an environment names, those that we set ourselves left out."""
-    entry_point = gymnasium.spec(name).entry_point
+    entry_point = gymnasium.spec(name.rpartition(":")[2]).entry_point  # Its module is imported by now.
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     parameters = inspect.signature(creator).parameters.values() if creator else ()
     return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in NOT_OPTIONS]
@@ -90,16 +93,33 @@ def _options_of(name: str) -> list[str]:
 def _what_to_install(name: str, error: str) -> str:
     if "mujoco_py" in error or "mujoco v2" in error:
         base = name.rpartition("-v")[0]
-        versions = [known for known in gymnasium.registry if known.rpartition("-v")[0] == base]
-        return f"It needs mujoco_py, which is no longer maintained: take the newest of {', '.join(sorted(versions))}"
+        versions = [known for known in gymnasium.registry if known.startswith(f"{base}-v")]
+        working = sorted(known for known in versions if not _needs_mujoco_py(known))
+        return f"It needs mujoco_py, which is no longer maintained: take the newest of {', '.join(working)}"
     if "mujoco" in error.lower():
         return f"Its simulator is in the extra 'mujoco': {_INSTALL_MUJOCO}"
     return "Install the package that this message names"
 
 
+def _needs_mujoco_py(name: str) -> bool:
+    """Tells whether an id is of an environment that runs on mujoco_py alone, as far as where it is defined shows."""
+    entry_point = gymnasium.registry[name].entry_point
+    place = entry_point if isinstance(entry_point, str) else getattr(entry_point, "__name__", "")
+    return bool(re.search(r"mujoco_?py|^gymnasium_robotics\.envs\.mujoco\.", place, re.IGNORECASE))
+
+
 def _require_known(name: str) -> None:
     """Registers the robotics environments if they are needed, and refuses an id that nobody registered."""
-    if name in gymnasium.registry or ":" in name:  # "module:id" has Gymnasium import the module.
+    if ":" in name:  # Gymnasium imports the module.
+        if not re.fullmatch(r"[\w.]+:[^:]+", name):
+            raise UserError(
+                f"env.name={name!r} is no name of an environment; expected an id such as Hopper-v5, module:id, or "
+                f"{suite.PREFIX}walker/walk"
+            )
+        if name.startswith(f"{_ROBOTICS_MODULE}:"):
+            _register_robotics()
+        return
+    if name in gymnasium.registry:
         return
     _register_robotics()
     if name in gymnasium.registry:
@@ -113,7 +133,7 @@ def _require_known(name: str) -> None:
             f"{name} belongs to gymnasium-robotics, which is not installed. It is in the extra 'mujoco': "
             f"{_INSTALL_MUJOCO}"
         )
-    known = [*FAMILIES, *gymnasium.registry]
+    known = [*FAMILIES, *(each for each in gymnasium.registry if not _needs_mujoco_py(each))]
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     hint = f"the nearest names are {', '.join(close)}" if close else f"known are {', '.join(FAMILIES)}"
     raise UserError(
@@ -125,9 +145,26 @@ def _require_known(name: str) -> None:
 @functools.cache
 def _register_robotics() -> bool:
     """Registers Adroit, mazes and the like; returns whether they are installed."""
+    _silence_what_is_mended()
     try:
-        module = importlib.import_module("gymnasium_robotics")
+        module = importlib.import_module(_ROBOTICS_MODULE)
     except ImportError:
         return False
     gymnasium.register_envs(module)
     return True
+
+
+def _silence_what_is_mended() -> None:
+    """Takes out a notice that every import prints: other rewards of Adroit, which `as_in_d4rl` mends."""
+    try:
+        from farama_notifications import notifications
+    except ImportError:
+        return
+    notices = notifications.get(_ROBOTICS_MODULE, {})
+    for version in [version for version, notice in notices.items() if "Adroit" in notice]:
+        del notices[version]
+
+
+def is_registered(name: str) -> bool:
+    """Tells whether Gymnasium, with the robotics environments if they are installed, knows the id."""
+    return name in gymnasium.registry or (_register_robotics() and name in gymnasium.registry)

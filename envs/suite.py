@@ -5,10 +5,14 @@ field flattened. Other bridges sort the fields by name, which is another vector 
 Actions are taken in [-1, 1] and rescaled to the task's bounds.
 """
 
+import contextlib
 import functools
 import math
+import os
+import re
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -27,6 +31,7 @@ DEFAULT_STEPS = 1000
 INSTALL = "pip install -e '.[dm-control]' -c constraints.txt"
 # MuJoCo's own "infinite" (mjMAXVAL), which bounds the actions of actuators without limits.
 _UNBOUNDED = 1e10
+_RENDERER = "MUJOCO_GL"
 _PICTURE = 480  # pixels, each side
 
 
@@ -80,11 +85,13 @@ def load(domain: str, task: str, options: Mapping[str, Any] | None = None) -> An
     options = dict(options or {})
     try:
         env = _suite().load(domain, task, task_kwargs={**options, "time_limit": math.inf})
+    except MemoryError:  # The machine's failure.
+        raise
     except Exception as error:
-        if not options:
-            raise
+        given = f" with env.options={options}" if options else ""
         raise UserError(
-            f"{PREFIX}{domain}/{task} cannot be made with env.options={options}: {error}"
+            f"{PREFIX}{domain}/{task} cannot be made{given}: {type(error).__name__}: {error} (BPT_RL_TRACEBACK=1 shows "
+            f"where)"
         ) from error
     bounds = env.action_spec()
     if np.abs([bounds.minimum, bounds.maximum]).max() >= _UNBOUNDED:
@@ -93,6 +100,11 @@ def load(domain: str, task: str, options: Mapping[str, Any] | None = None) -> An
             f"from [-1, 1]"
         )
     return env
+
+
+def is_without_renderer(error: Exception) -> bool:
+    """Tells whether an error is about pictures that cannot be made here; MuJoCo's own are of no common type."""
+    return bool(re.search(r"OpenGL|EGL|GLFW|OSMesa", f"{type(error).__name__}: {error}"))
 
 
 def rescale(
@@ -143,12 +155,12 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._env.task.random.seed(seed % 2**32)
         try:
             return _flat(self._env.reset().observation), {}
-        except RuntimeError as error:
-            if "OpenGL" not in str(error):
+        except Exception as error:
+            if not is_without_renderer(error):
                 raise
             raise UserError(  # quadruped/escape shows its terrain to a renderer, filmed or not.
-                f"{self.spec.id if self.spec else self} cannot begin an episode: {error} Set the environment variable "
-                f"MUJOCO_GL=egl (or osmesa, with libosmesa6 installed)"
+                f"{self.spec.id if self.spec else self} cannot begin an episode: {str(error).rstrip('.')}. "
+                f"Set the environment variable MUJOCO_GL=egl (or osmesa, with libosmesa6 installed)"
             ) from error
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -174,7 +186,7 @@ def _flat(observation: Mapping[str, Any]) -> Float32[np.ndarray, " O"]:
 @functools.cache
 def _suite() -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_renderer_without_a_screen():
             # It looks for a window; nobody who only steps the simulator wants one.
             warnings.filterwarnings("ignore", r".*DISPLAY environment variable")
             from dm_control import suite
@@ -190,3 +202,22 @@ def _suite() -> Any:
             f"with it ({INSTALL}), and, if the environment variable MUJOCO_GL is set, the renderer that this names"
         ) from error
     return suite
+
+
+@contextlib.contextmanager
+def _no_renderer_without_a_screen() -> Iterator[None]:
+    """Has dm_control do without pictures where it would open a window and there is no screen, unless told otherwise.
+
+    Its choice would be GLFW, whose first failure is an error of MuJoCo's and whose second ends the process.
+    """
+    with contextlib.suppress(ImportError):
+        import mujoco  # noqa: F401  (It makes a choice of its own when it is imported, which stays as it is.)
+    has_screen = sys.platform != "linux" or os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")
+    if has_screen or os.environ.get(_RENDERER):
+        yield
+        return
+    os.environ[_RENDERER] = "disabled"
+    try:
+        yield
+    finally:
+        del os.environ[_RENDERER]

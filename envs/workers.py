@@ -1,13 +1,14 @@
 """Rows that step in a few worker processes, several rows in each.
 
 One process per row costs more in messages and start-up than most simulators cost in steps; a few processes, each of
-which steps its share of the rows one after the other, are what a machine's cores can use. Processes are spawned: a fork
-of a process that runs JAX's threads can hang.
+which steps its share of the rows one after the other, are what a machine's cores can use.
+
+A worker that dies or hangs is not replaced: its rows are in the middle of episodes, which would have to begin anew in
+another state of the simulator's generators, and the numbers would be those of no evaluation that can be repeated. It
+ends the evaluation instead, by name and within a time limit; training is saved before an evaluation begins.
 """
 
 import contextlib
-import multiprocessing
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,11 +18,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from bpt_rl.types import UserError
+from bpt_rl.types import RowError, UserError
+from envs.independent_rows import said, side_by_side
 from envs.task_vector import row_seeds, rows_to_reset
+from envs.worker_process import WorkerProcess, dismiss
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
-SECONDS_TO_LEAVE = 5
 
 
 class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -32,32 +34,28 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         makers: one for each row.
         num_workers: processes; rows are shared out evenly.
+        seconds_to_answer: how long a worker may take to step or reset its rows; longer than that it hangs, is ended,
+            and that is an error.
 
     Raises:
         UserError: an environment cannot be made; later, from any call: a worker failed, now or before.
+        RowError: later, from any call: an environment raised something in its worker.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (as Gymnasium declares it)
 
-    def __init__(self, makers: Sequence[Maker], num_workers: int):
+    def __init__(self, makers: Sequence[Maker], num_workers: int, *, seconds_to_answer: float = 60.0):
         self.num_envs = len(makers)
         self._shares = [
             slice(int(rows[0]), int(rows[-1]) + 1)
             for rows in np.array_split(np.arange(len(makers)), min(num_workers, len(makers)))
         ]
-        context = multiprocessing.get_context("spawn")
         self._failure = ""
-        self._pipes: list[Any] = []
-        self.processes = []
-        for share in self._shares:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, list(makers[share])), daemon=True)
-            process.start()
-            theirs.close()  # So that a worker that dies is noticed.
-            self._pipes.append(ours)
-            self.processes.append(process)
+        self._workers: list[WorkerProcess] = []
         try:
-            spaces = [self._receive(worker) for worker in range(len(self._pipes))]
+            for worker, share in enumerate(self._shares):
+                self._workers.append(_hired(worker, share, makers[share], seconds_to_answer))
+            spaces = [self._receive(worker) for worker in range(len(self._workers))]
         except BaseException:  # An interrupt, too, must not leave processes behind.
             self.close()
             raise
@@ -66,6 +64,11 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._observation = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
+
+    @property
+    def processes(self) -> list[Any]:
+        """The worker processes."""
+        return [worker.process for worker in self._workers]
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -94,72 +97,68 @@ class WorkerRows(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Returns what came of the actions that were sent."""
-        parts = [self._receive(worker) for worker in range(len(self._pipes))]
+        parts = [self._receive(worker) for worker in range(len(self._workers))]
         observation, rewards, terminated, truncated = (np.concatenate(x) for x in zip(*parts, strict=True))
         self._observation = observation
         return observation.copy(), rewards, terminated, truncated, {}
 
     def render(self) -> Any:
         """Returns one picture per row, None of rows that cannot be rendered."""
-        for worker in range(len(self._pipes)):
+        for worker in range(len(self._workers)):
             self._send(worker, "render")
-        return tuple(picture for worker in range(len(self._pipes)) for picture in self._receive(worker))
+        return tuple(picture for worker in range(len(self._workers)) for picture in self._receive(worker))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Asks the workers to leave; ends those that do not."""
+        """Has the workers leave; ends those that do not."""
         del kwargs
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError):
-                pipe.send(("close",))
-        for process in self.processes:
-            process.join(SECONDS_TO_LEAVE)
-            if process.is_alive():
-                process.terminate()
-                process.join()
-        for pipe in self._pipes:
-            pipe.close()
+        dismiss(self._workers)
 
     def _send(self, worker: int, *message: Any) -> None:
         if self._failure:
             raise UserError(f"the environments can only be closed after a failure: {self._failure}")
         try:
-            self._pipes[worker].send(message)
-        except OSError as error:
-            raise self._failed(self._death(worker)) from error
+            self._workers[worker].send(message)
+        except UserError as error:
+            raise self._failed(error) from error.__cause__
 
     def _receive(self, worker: int) -> Any:
         try:
-            is_well, answer = self._pipes[worker].recv()
-        except (EOFError, OSError) as error:
-            raise self._failed(self._death(worker)) from error
-        if not is_well:
-            raise self._failed(answer)
-        return answer
-
-    def _failed(self, message: str) -> UserError:
-        """Refuses later calls: other workers may still answer this one, and would be taken to answer those."""
-        self._failure = message
-        return UserError(message)
-
-    def _death(self, worker: int) -> str:
-        self.processes[worker].join(SECONDS_TO_LEAVE)
-        return (
-            f"worker process {worker}, which steps rows {self._shares[worker].start} to "
-            f"{self._shares[worker].stop - 1}, has died (exit code {self.processes[worker].exitcode}). If memory ran "
-            f"out, set evaluation.rollouts_per_task lower; with env.workers=0 the environments step in this process "
-            f"and say more"
+            is_well, answer = self._workers[worker].receive()
+        except UserError as error:
+            raise self._failed(error) from error.__cause__
+        if is_well:
+            return answer
+        row, reason = answer
+        raise self._failed(
+            UserError(reason) if row is None else RowError(self._shares[worker].start + row, reason)
         )
+
+    def _failed(self, error: UserError) -> UserError:
+        """Refuses later calls: other workers may still answer this one, and would be taken to answer those."""
+        self._failure = str(error)
+        return error
+
+
+def _hired(worker: int, share: slice, makers: Sequence[Maker], seconds: float) -> WorkerProcess:
+    here = "with env.workers=0 the environments step in this process"
+    return WorkerProcess(
+        _work,
+        (list(makers),),
+        task=f"worker process {worker}, which steps rows {share.start} to {share.stop - 1}",
+        seconds=seconds,
+        if_silent=f"If the simulator is only slow, set env.worker_timeout higher, or env.workers lower than there are "
+        f"cores; {here}",
+        if_dead=f"If memory ran out, set evaluation.rollouts_per_task lower; {here} and say more",
+    )
 
 
 def _work(pipe: Connection, makers: list[Maker]) -> None:
     """A worker's whole life: makes its rows, does as it is told, and says what went wrong if something does."""
-    from envs.independent_rows import side_by_side
-
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, OSError):  # Nobody is there any longer.
         try:
             env: Any = side_by_side(makers, workers=0)
         except Exception as error:
-            pipe.send((False, _said(error)))
+            pipe.send((False, (None, _said(error))))
             return
         with contextlib.closing(env):
             spaces = (env.single_observation_space, env.single_action_space, env.render_mode)
@@ -169,14 +168,16 @@ def _work(pipe: Connection, makers: list[Maker]) -> None:
             for message in _messages(pipe):
                 try:
                     answer = (True, _answer(env, *message))
+                except RowError as error:
+                    answer = (False, (error.row, error.reason))
                 except Exception as error:
-                    answer = (False, _said(error))
+                    answer = (False, (None, _said(error)))
                 pipe.send(answer)
 
 
 def _messages(pipe: Connection) -> Iterator[tuple[Any, ...]]:
-    while (message := pipe.recv())[0] != "close":
-        yield message
+    while True:
+        yield pipe.recv()
 
 
 def _answer(env: Any, name: str, *arguments: Any) -> Any:
@@ -188,11 +189,9 @@ def _answer(env: Any, name: str, *arguments: Any) -> Any:
 
 
 def _said(error: Exception) -> str:
-    """Returns what an environment's error says, and where it came from if it is none that we know."""
     if isinstance(error, UserError):
         return str(error)
-    at = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"an environment failed in its worker process: {type(error).__name__}: {error} ({at.filename}:{at.lineno}). "
-        f"With env.workers=0 the environments step in this process, and the whole traceback is shown"
+        f"an environment failed in its worker process: {said(error)}. With env.workers=0 and BPT_RL_TRACEBACK=1 the "
+        f"whole traceback is shown"
     )

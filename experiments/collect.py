@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,15 @@ from jaxtyping import Int
 from bpt_rl.types import EnvSpec, Episode, Policy, UserError
 from envs.config import FAMILIES, EnvConfig
 from experiments import command_line, sources
-from experiments.interruption import between_items
+from experiments.interruption import until_stopped
 from experiments.schema import CollectConfig
 
 if TYPE_CHECKING:
     from bpt_rl.data.episodes import EpisodeStore
 
 LOG = logging.getLogger(__name__)
+# What a simulator is made with besides its options.
+SIMULATION = ("max_episode_steps", "d4rl_rewards", "rescale_actions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +59,7 @@ def job(config: CollectConfig, folder: Path) -> None:
         f"{store.returns.min():g} to {store.returns.max():g}, mean {store.returns.mean():.2f}"
     )
     print(
-        f"train on them: python -m experiments.train dataset=recorded dataset.id={path} "
+        f"train on them: python -m experiments.train dataset=recorded {_dataset(path)} "
         f"{' '.join(_overrides(config.env))}"
     )
 
@@ -87,15 +91,15 @@ def collect(
     from envs.versions import simulator_versions
 
     facts = {"environment": env.name, "environment_options": dict(env.options)}
-    source = {"format": "collected", "env": asdict(env), "seed": seed, **player.origin}
+    source = {"format": "collected", "env": asdict(env.resolved()), "seed": seed, **player.origin}
     with contextlib.closing(registry.make_vector(env, len(tasks), tasks=tasks)) as vector:
-        played = _shown(player, vector, episodes_per_row=episodes_per_row, tasks=tasks, seed=seed)
+        played = _shown(player, vector, env.name, episodes_per_row=episodes_per_row, tasks=tasks, seed=seed)
         metadata = {"source": source, "facts": {**facts, "versions": simulator_versions()}}
         return write_store(path, registry.env_spec(env), played, metadata=metadata)
 
 
 def _shown(
-    player: Player, vector: Any, *, episodes_per_row: int, tasks: Int[np.ndarray, " B"], seed: int
+    player: Player, vector: Any, name: str, *, episodes_per_row: int, tasks: Int[np.ndarray, " B"], seed: int
 ) -> Iterator[Episode]:
     """Yields the episodes and shows how far it is; an interrupt ends them after the one that is being written."""
     from bpt_rl.evaluation.recorder import record
@@ -108,18 +112,16 @@ def _shown(
         target_return=player.target_return,
         seed=seed,
         tasks=tasks,
+        name=name,
     )
     done, earned, total = 0, 0.0, episodes_per_row * len(tasks)
     with show_progress("collecting", total, rate_name="episodes") as progress:
-        try:
-            for episode in between_items(episodes):
-                yield episode
-                done, earned = done + 1, earned + episode.total_return
-                progress.update(done, {"mean return": earned / done})
-        except KeyboardInterrupt:
-            if not done:
-                raise
-            LOG.warning(f"stopped after {done} of {total} episodes; they are kept")
+        for episode in until_stopped(episodes):
+            yield episode
+            done, earned = done + 1, earned + episode.total_return
+            progress.update(done, {"mean return": earned / done})
+    if done < total:
+        LOG.warning(f"stopped after {done} of {total} episodes; they are kept")
 
 
 def _histories(config: CollectConfig, path: Path) -> "EpisodeStore":
@@ -130,9 +132,10 @@ def _histories(config: CollectConfig, path: Path) -> "EpisodeStore":
 
 
 def _played(config: CollectConfig, path: Path) -> "EpisodeStore":
-    from envs import registry
+    from envs import fits, registry
 
     spec = registry.env_spec(config.env)
+    fits.require_limit(spec)
     known = registry.training_tasks(config.env)
     # Every task as often as every other.
     tasks = np.tile(known, max(1, min(config.rows, config.episodes) // len(known)))
@@ -178,21 +181,44 @@ def _agent(config: CollectConfig) -> Player:
     return Player(agent.policy(model, temperature=config.temperature), target, origin)
 
 
+def _dataset(path: Path) -> str:
+    """Returns the override that names the store, for the shell."""
+    text = str(path)
+    is_plain = re.fullmatch(r"[\w./~+-]+", text)
+    return shlex.quote(f"dataset.id={text if is_plain else _in_hydras_grammar(text)}")
+
+
 def _overrides(env: EnvConfig) -> list[str]:
-    """Returns what makes the environment of a training this one: the tasks that it holds out must be the same."""
-    usual = asdict(EnvConfig(env.name))
-    changed = {key: value for key, value in asdict(env).items() if value != usual[key]}
-    if env.name not in FAMILIES:
-        group = ["env=gymnasium", f"env.name={env.name}"]
-        return [
-            *group,
-            *(f"env.{key}={value}" for key, value in changed.items() if key not in ("workers", "options")),
-        ]
-    # The family's file has the split follow the seed of the training.
-    return [
-        f"env={env.name}",
-        *(f"env.{key}={value}" for key, value in ({"split_seed": 0} | changed).items()),
-    ]
+    """Returns what makes the environment of a training this one, for the shell.
+
+    Of a family all that decides its tasks and which of them it holds out, as its file has the split follow the seed of
+    the training.
+    """
+    if env.name in FAMILIES:
+        from envs import families
+
+        resolved, keys = env.resolved(), families.TABLE[env.name].fields
+        return [f"env={env.name}", *(f"env.{key}={getattr(resolved, key)}" for key in keys)]
+    usual = EnvConfig(env.name)
+    changed = {key: getattr(env, key) for key in SIMULATION if getattr(env, key) != getattr(usual, key)}
+    options = [f"env.options={_in_hydras_grammar(env.options)}"] if env.options else []
+    tokens = ["env=gymnasium", f"env.name={env.name}"]
+    tokens += [*(f"env.{key}={_in_hydras_grammar(value)}" for key, value in changed.items()), *options]
+    return [shlex.quote(token) for token in tokens]
+
+
+def _in_hydras_grammar(value: Any) -> str:
+    """Returns a value as an override has it; texts in quotes, so that they stay texts."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_in_hydras_grammar(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_in_hydras_grammar, value)) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        # Backslashes are themselves, but before a quotation mark, which is escaped by one.
+        return '"' + re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + end[2].replace('"', '\\"'), value) + '"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def main() -> None:

@@ -7,18 +7,33 @@ traceback; BPT_RL_TRACEBACK=1 brings it back.
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bpt_rl.types import UserError
-from experiments import ROOT, help_text, overrides, schema
+from experiments import (
+    ROOT,
+    configuration_checks,
+    help_text,
+    interruption,
+    job_process,
+    messages,
+    overrides,
+    schema,
+    streams,
+    sweep_devices,
+    sweep_plan,
+    sweeps,
+)
+from experiments.job_process import Crew
+from experiments.messages import TRACEBACK
+from experiments.sweep_plan import Sweep
 
 CONFIGS = ROOT / "configs"
-TRACEBACK = "BPT_RL_TRACEBACK"
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = interruption.EXIT_INTERRUPTED
 VERSION_BASE = "1.3"
 
 Job = Callable[[Any, Path], None]
@@ -37,35 +52,70 @@ def run(name: str, job: Job) -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(help_text.describe(name))
             return
-        check(name, sys.argv[1:])
+        sys.argv[1:], settings = sweep_devices.split(sys.argv[1:])
+        sweep = check(name, sys.argv[1:], settings)
         # Hydra ends the process with a traceback of its own otherwise, such as where it cannot make a directory.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        failed: list[str] = []
-        _hydra_main(name, job, failed)()
-        if failed:
-            raise UserError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
+        if sweep is None:
+            _hydra_main(name, job, None, None)()
+            return
+        sys.argv[1:] = _with_overrides(sys.argv[1:], sweep.overrides())
+        sweep_plan.run_all(sweep, lambda crew: _hydra_main(name, job, sweep, crew)())
 
 
-def check(name: str, arguments: Sequence[str]) -> None:
-    """Composes the configuration of every job, and throws it away: what is wrong is said before anything runs.
+def check(
+    name: str, arguments: Sequence[str], settings: sweep_devices.SweepConfig | None = None
+) -> Sweep | None:
+    """Composes the configuration of every job: what is wrong is said before anything runs.
+
+    Args:
+        name: of the entry point.
+        arguments: of the command line.
+        settings: of devices and memory, where some were given.
+
+    Returns:
+        What a sweep will do; None where there is one job.
 
     Raises:
-        UserError: a name is misspelt, a value is of the wrong type or out of range, or one is missing.
+        UserError: a name is misspelt, a value is of the wrong type or out of range, or one is missing; or an option
+            could run code.
     """
     from hydra import initialize_config_dir
     from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
 
     parsed = get_args_parser().parse_args(arguments)
-    if parsed.config_dir or parsed.config_path or parsed.config_name or parsed.shell_completion:
-        return  # Other configurations than ours: Hydra's own checks must do.
+    configuration_checks.require_own(parsed)
+    if settings and not parsed.multirun:
+        raise UserError("sweep.* is for the jobs of a sweep; add --multirun")
+    if parsed.shell_completion:
+        return None  # Nothing is composed or run.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base=VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
         chosen = overrides.parse(parsed.overrides, loader)
+        if name == "collect":
+            overrides.require_environment(chosen)
         overrides.check_names(chosen, loader, overrides.schema_keys(schema.SCHEMAS[name]))
-        for job in overrides.jobs(chosen) if parsed.multirun else [parsed.overrides]:
-            composed(name, job)
+        configuration_checks.require_harmless(chosen)
+        if not parsed.multirun:
+            composed(name, parsed.overrides)
+            return None
+        jobs = list(overrides.jobs(chosen))
+        return sweep_plan.plan(
+            jobs, [_compose(name, job, number)[1] for number, job in enumerate(jobs)], settings
+        )
+
+
+def _with_overrides(arguments: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Returns a command line with more overrides after its own, which Hydra's parser wants side by side."""
+    from hydra._internal.utils import get_args_parser
+
+    given = get_args_parser().parse_args(arguments).overrides
+    at = max(
+        (place for place, token in enumerate(arguments, 1) if token in given[-1:]), default=len(arguments)
+    )
+    return [*arguments[:at], *more, *arguments[at:]]
 
 
 def composed(name: str, tokens: Sequence[str]) -> Any:
@@ -74,20 +124,34 @@ def composed(name: str, tokens: Sequence[str]) -> Any:
     Raises:
         UserError: a value is of the wrong type or out of range, or one is missing.
     """
+    return _compose(name, tokens)[0]
+
+
+def _compose(name: str, tokens: Sequence[str], number: int = 0) -> tuple[Any, Any]:
+    """Returns what `composed` does, and what Hydra itself is told of the job of that number."""
     from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict, read_write
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        config = compose(name, overrides=list(tokens))
+        config = compose(name, overrides=list(tokens), return_hydra_config=True)
+        configuration_checks.require_shipped(config.hydra)
+        with read_write(config.hydra.job), open_dict(config.hydra.job):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+        HydraConfig.instance().set_config(config)  # What `${hydra:...}` asks.
+        hydra = config.copy().hydra
+        with open_dict(config):
+            del config["hydra"]
+        configuration_checks.require_no_targets("the configuration", OmegaConf.to_container(config))
         missing = OmegaConf.missing_keys(config)
         if missing:
             first = min(missing)
             raise UserError(f"{first} has no value; give {first}=...")
-        return schema.to_config(config, schema.SCHEMAS[name])
+        return schema.to_config(config, schema.SCHEMAS[name]), hydra
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_in_one_line(error)) from error
+        raise UserError(messages.without_secrets(_in_one_line(error))) from error
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -99,58 +163,80 @@ def log_plainly() -> None:
         logging.getLogger(ours).setLevel(logging.INFO)
 
 
+def log_as(config: Mapping[str, Any], verbose: Any) -> None:
+    """Sends what is logged where Hydra's options say; those of a sweep, in the process of one of its jobs."""
+    from hydra.core.utils import configure_log
+    from omegaconf import OmegaConf
+
+    configure_log(OmegaConf.create(dict(config)), verbose)
+
+
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Ends the process with one message where the user can mend what is wrong."""
+    """Ends the process with one message where the user can mend what is wrong; without one where nobody reads it."""
+    streams.fill()
     try:
         yield
+        streams.flush()
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and streams.let_go():
+            raise SystemExit(streams.EXIT_NOBODY_READS) from None
         if os.environ.get(TRACEBACK) == "1":
             raise
-        message = _of_the_system(error) if isinstance(error, OSError) else error
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        streams.say(f"error: {messages.of_error(error)}")
         raise SystemExit(EXIT_USER_ERROR) from None
-    except KeyboardInterrupt:
-        print("stopped before the end", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    except KeyboardInterrupt as stopped:
+        streams.say("stopped before the end")
+        raise SystemExit(interruption.exit_code(stopped)) from None
 
 
-def _hydra_main(name: str, job: Job, failed: list[str]) -> Callable[[], None]:
-    """Returns what has Hydra run the jobs; those of a sweep that end in a message are added to `failed`."""
+def _hydra_main(name: str, job: Job, sweep: Sweep | None, crew: Crew | None) -> Callable[[], None]:
+    """Returns what has Hydra run the job, or the jobs of a sweep."""
     import hydra as library
     from hydra.core.hydra_config import HydraConfig
 
     def one_job(config: Any) -> None:
         # Inside Hydra, which would wrap the message in words and exit with code 1.
         hydra = HydraConfig.get()
-        try:
-            with reported_errors():
-                job(schema.to_config(config, schema.SCHEMAS[name]), Path(hydra.runtime.output_dir))
-        except SystemExit as stop:
-            if stop.code != EXIT_USER_ERROR or not _goes_on(hydra):
-                raise
-            failed.append(" ".join(hydra.overrides.task))
+        folder = Path(hydra.runtime.output_dir)
+        if sweep is None:
+            with reported_errors(), _alone(name, folder):
+                job(schema.to_config(config, schema.SCHEMAS[name]), folder)
+            return
+        planned = sweep.jobs[hydra.job.num]
+        assert planned.folder == folder, (planned.folder, folder)
+        if crew is None:
+            sweeps.attempt(planned, lambda: job(schema.to_config(config, schema.SCHEMAS[name]), folder))
+        else:
+            job_process.run(planned, crew, _request(name, config, hydra))
 
     # The job's name, which Hydra would derive from the function's module.
     one_job.__module__ = f"experiments.{name}"
     return library.main(version_base=VERSION_BASE, config_path=str(CONFIGS), config_name=name)(one_job)
 
 
-def _goes_on(hydra: Any) -> bool:
-    """Tells whether other jobs of a sweep follow in this process, and it can say at the end which failed."""
-    from hydra.types import RunMode
+def _request(name: str, config: Any, hydra: Any) -> dict[str, Any]:
+    """Returns what the process of a job must be told, as JSON values."""
+    from omegaconf import OmegaConf
 
-    return hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.endswith(".BasicLauncher")
+    return {
+        "name": name,
+        "config": schema.to_yaml(schema.to_config(config, schema.SCHEMAS[name])),
+        "logging": OmegaConf.to_container(hydra.job_logging, resolve=True),
+        "verbose": hydra.verbose if isinstance(hydra.verbose, bool | str) else list(hydra.verbose),
+    }
 
 
-def _of_the_system(error: OSError) -> str:
-    """Returns what the operating system refused, of which file, and what to do."""
-    name = error.filename2 or error.filename
-    what = f"{name}: {error.strerror}" if name else str(error)
-    return (
-        f"{what}; choose a place that can be read or written, or make it so "
-        f"({TRACEBACK}=1 shows where in the code this happened)"
-    )
+@contextmanager
+def _alone(name: str, folder: Path) -> Iterator[None]:
+    """Holds the folder of a training; another process that goes on with the same run would spoil it."""
+    if name != "train":
+        yield  # The others choose folders of their own.
+        return
+    with sweeps.claimed(folder) as is_free:
+        if not is_free:
+            raise UserError(f"another process is training in {folder}; wait for it, or choose another one")
+        yield
 
 
 def _in_one_line(error: Exception) -> str:

@@ -21,10 +21,14 @@ def fetch(text: str, *, sha256: str | None = None) -> str:
         UserError: it is no id of a dataset that can be fetched, it cannot be reached, or is not what was expected.
     """
     named = ids.parse(text)
+    if named.scheme == ids.GENERATED:
+        raise UserError("generated histories are made when they are asked for; there is nothing to fetch")
     if not named.name:
         raise UserError(
             f"{text} is on this machine already, at {named.path}; name a dataset by its id to fetch it"
         )
+    if sha256 and named.scheme == "minari":
+        raise UserError("Minari's library checks its datasets itself; leave out --sha256")
     match named.scheme:
         case "minari":
             return _minari(named.name)
@@ -49,7 +53,8 @@ def _file(url: str, path: Path, sha256: str | None) -> Path:
 def _minari(name: str) -> str:
     from bpt_rl.data import minari
 
-    minari.download(name)
+    if name not in minari.list_local():
+        minari.download(name)
     return f"Minari's folder, as {name}"
 
 
@@ -63,6 +68,8 @@ def _exorl(name: str, sha256: str | None) -> Path:
             f"ExoRL's datasets are called exorl:DOMAIN/ALGORITHM, such as exorl:walker/proto; got {name!r}"
         )
     folder = ids.exorl_folder() / domain / algorithm
+    if folder.exists():
+        raise UserError(f"{folder} is there already; remove it to fetch the episodes again")
     archive = _file(f"{EXORL_URL}/{domain}/{algorithm}.zip", folder.with_suffix(".zip"), sha256)
     extract_zip(archive, folder)
     archive.unlink()

@@ -25,8 +25,8 @@ class DatasetFacts:
         spec: observations and actions; the environment's own actions where it is known.
         normaliser: scales.
         max_timestep: longest episode of the dataset or the environment, in environment steps.
-        mean_return: of the dataset's episodes, raw units.
-        highest_return: of the dataset's episodes, raw units.
+        mean_return: of the episodes that are learned from, raw units.
+        highest_return: of the episodes that are learned from, raw units.
         fingerprint: of the dataset's contents.
     """
 
@@ -77,10 +77,12 @@ def gather(dataset: "Dataset", env_spec: EnvSpec | None, *, normalise_observatio
         limit = env_spec.max_episode_steps or 0
     return DatasetFacts(
         spec=spec,
-        normaliser=fit_normaliser(source, normalise_observations=normalise_observations),
+        normaliser=fit_normaliser(
+            source, normalise_observations=normalise_observations, episodes=dataset.training
+        ),
         max_timestep=max(int(source.lengths.max()), limit),
-        mean_return=float(source.returns.mean()),
-        highest_return=float(source.returns.max()),
+        mean_return=float(source.returns[dataset.training].mean()),
+        highest_return=float(source.returns[dataset.training].max()),
         fingerprint=dataset.fingerprint,
     )
 
@@ -94,7 +96,7 @@ def read(folder: Path) -> DatasetFacts:
     path = folder / FILE
     try:
         return DatasetFacts.from_json(json.loads(path.read_text())["facts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); expected what experiments.train writes there: "
             f"copy the whole run directory, or train again"

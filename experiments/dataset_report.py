@@ -122,7 +122,7 @@ def report(text: str, source: "EpisodeStore") -> Report:
     actions: Any = (action_low.tolist(), action_high.tolist())
     if isinstance(source.spec.actions, DiscreteActions):
         actions = source.spec.actions.num_actions
-    counts, edges = np.histogram(source.returns, bins=NUM_BINS)
+    counts, edges = _histogram(source.returns)
     return Report(
         source=text,
         environment=environment,
@@ -132,13 +132,23 @@ def report(text: str, source: "EpisodeStore") -> Report:
         tasks=_task_names(source.tasks, facts),
         lengths=Spread.of(source.lengths),
         returns=returns,
-        normalised=_normalised(environment, facts, returns),
+        normalised=_normalised(environment, source.metadata, returns),
         terminated=float(source.is_terminal.mean()),
         observation_range=(low.tolist(), high.tolist()),
         action_range=actions,
         chain_steps={count: _chain_steps(source, count) for count in CONTEXTS},
         histogram=(counts.tolist(), edges.tolist()),
     )
+
+
+def _histogram(
+    returns: Float[np.ndarray, " E"],
+) -> tuple[Int[np.ndarray, " bins"], Float[np.ndarray, " edges"]]:
+    """Counts and edges; one bar where the returns are too much alike for more."""
+    low, high = float(returns.min()), float(returns.max())
+    if high - low <= NUM_BINS * np.spacing(max(abs(low), abs(high))):
+        return np.array([len(returns)]), np.array([low, high])
+    return np.histogram(returns, bins=NUM_BINS)
 
 
 def _extremes(source: EpisodeSource) -> list[Float[np.ndarray, " _"]]:
@@ -166,13 +176,19 @@ def _task_names(tasks: Int[np.ndarray, " E"], facts: dict[str, Any]) -> list[str
     return [names[task] if task < len(names) else str(task) for task in np.unique(tasks).tolist()]
 
 
-def _normalised(environment: str, facts: dict[str, Any], returns: Spread) -> dict[str, float] | None:
-    """D4RL's score of least, mean and most; or the scores that the dataset itself brings."""
+def _normalised(environment: str, metadata: dict[str, Any], returns: Spread) -> dict[str, float] | None:
+    """D4RL's score of least, mean and most; or the scores that the dataset itself brings.
+
+    A dataset of Minari's has its own or none: D4RL's are taken only on request, which the conversion then recorded.
+    """
+    facts = metadata.get("facts", {})
     values = {"min": returns.min, "mean": returns.mean, "max": returns.max}
     stored = facts.get("reference_scores")
     if stored:
         low, high = stored
         return {name: 100 * (value - low) / (high - low) for name, value in values.items()}
+    if metadata.get("source", {}).get("format") == "minari":
+        return None
     scores = {
         name: normalised_score(facts.get("dataset") or environment, value) for name, value in values.items()
     }

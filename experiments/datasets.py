@@ -5,6 +5,7 @@ The commands are list, show, convert, relabel, download and export.
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ ID_HELP = (
     "id or path: hopper-medium-v2, d4rl:ID, minari:ID, exorl:walker/proto?task=walk, ogbench:ID, FILE, FOLDER; or the "
     f"name of an embedded family ({', '.join(FAMILIES)}) for the histories of its learners"
 )
+LOG = logging.getLogger(__name__)
 MINARI = "minari:"
 
 
@@ -160,8 +162,10 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _relabel(options: argparse.Namespace) -> None:
-    plain = options.id.partition("?")[0]
-    named = ids.parse(f"{plain}?task={'+'.join(options.tasks)}")
+    if "?" in options.id:
+        raise UserError(f"{options.id}: name the tasks with --tasks")
+    ids.parse(options.id)
+    named = ids.parse(f"{options.id}?task={'+'.join(options.tasks)}")
     if named.scheme != "exorl":
         raise UserError(
             f"{options.id} is no ExoRL dataset; only those hold the simulator's states to compute rewards from"
@@ -181,20 +185,32 @@ def _export(options: argparse.Namespace) -> None:
     facts = store.metadata.get("facts", {})
     if options.to.startswith(MINARI):
         from bpt_rl.data.minari_export import export_minari
+        from envs.simulators import is_registered
 
         name = options.to.removeprefix(MINARI)
-        environment = facts.get("environment")
+        environment = str(facts.get("environment", ""))
+        is_known = is_registered(environment)
+        if not is_known:
+            LOG.info(
+                f"{environment or 'the environment'} is none of Gymnasium's: the dataset is written without it"
+            )
         export_minari(
             store,
             name,
-            env_id=environment if environment not in FAMILIES else None,
-            env_options=facts.get("environment_options") or {},
+            env_id=environment if is_known else None,
+            env_options=(facts.get("environment_options") or {}) if is_known else {},
+            description="" if is_known else f"Recorded in {environment or 'an unknown environment'}.",
             author=options.author,
         )
         print(f"{len(store):,} episodes in Minari's dataset {name}: minari.load_dataset({name!r})")
         return
     from bpt_rl.data.d4rl_export import export_d4rl
 
+    if not options.to.endswith(ids.HDF5_SUFFIXES):
+        raise UserError(
+            f"cannot tell what to write to {options.to!r}; expected minari:NAMESPACE/NAME-v0, or a file that ends in "
+            f"{', '.join(ids.HDF5_SUFFIXES)}"
+        )
     export_d4rl(store, Path(options.to))
     print(f"{len(store):,} episodes in {options.to}, in D4RL's layout")
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bpt_rl.types import UserError
@@ -77,7 +77,8 @@ class _Training:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                print(f"[{name}] {line}", end="", flush=True)
+                with suppress(OSError):  # Where nobody reads it, the training goes on nevertheless.
+                    print(f"[{name}] {line}", end="", flush=True)
 
 
 @contextmanager

@@ -9,7 +9,10 @@ from experiments.schema import TrainConfig
 # Runs that differ in these alone are repetitions of one another.
 SEEDS = ("seed", "env.split_seed", "dataset.seed")
 # No part of what is compared: the axis itself, and what changes no number.
-SILENT = ("context.episodes", "video", "dataset.cache", "env.workers", "tracker.kinds", "tracker.project")
+SILENT = (
+    *("context.episodes", "video", "dataset.cache", "env.workers", "env.worker_timeout"),
+    *("tracker.kinds", "tracker.project"),
+)
 AGENT = ("agent.name", "agent.top_fraction")
 # Of agents that are called otherwise than their folder with spaces.
 NAMES = {

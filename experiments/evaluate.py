@@ -1,5 +1,6 @@
 """Evaluates a run again, otherwise: `python -m experiments.evaluate run=RUN_DIR [checkpoint=best] [key=value ...]`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ from experiments import command_line
 from experiments.schema import EvaluateConfig, TrainConfig
 
 FOLDER = "evaluations"
+# Tasks of dm_control, whose names look as if they named a module.
+SUITE = "dm_control:"
 
 
 def job(config: EvaluateConfig, folder: Path) -> None:
@@ -36,6 +39,7 @@ def changed(run: TrainConfig, config: EvaluateConfig) -> TrainConfig:
         UserError: what is asked for is out of range.
     """
     evaluation, env = _given(config.evaluation), _given(config.env)
+    _require_own_module(run, env)
     try:
         return replace(
             run,
@@ -45,6 +49,16 @@ def changed(run: TrainConfig, config: EvaluateConfig) -> TrainConfig:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _require_own_module(run: TrainConfig, env: Mapping[str, Any]) -> None:
+    """Refuses to import a module because a run directory says so: that may be a stranger's."""
+    name = "" if run.env is None else run.env.name
+    if "name" not in env and ":" in name and not name.startswith(SUITE):
+        raise UserError(
+            f"the run's environment {name!r} has Gymnasium import the module {name.partition(':')[0]!r}, which runs "
+            f"its code; if it is yours, say so: env.name={name}"
+        )
 
 
 def _given(changes: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpt_rl.disk import writing
 from bpt_rl.types import UserError
 from experiments import run_directory
 
@@ -183,4 +184,6 @@ def _points(metrics: Sequence[Mapping[str, str]], name: str) -> tuple[list[int],
 def _save(drawn: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in FORMATS:
-        drawn.savefig(path.with_suffix(f".{suffix}"), metadata={"Date": None} if suffix == "svg" else None)
+        file = path.with_suffix(f".{suffix}")
+        with writing(file):
+            drawn.savefig(file, metadata={"Date": None} if suffix == "svg" else None)

@@ -39,7 +39,10 @@ EXAMPLES = {
     ),
 }
 FLAGS = (
-    "-m runs every combination of comma-separated values; hydra/launcher=joblib runs them side by side.",
+    "-m runs every combination of comma-separated values, whatever becomes of one of them; sweep.csv says what did.",
+    "hydra/launcher=joblib hydra.launcher.n_jobs=N runs N at a time, each in a process of its own, with one GPU each:",
+    "  sweep.devices=0,1,3 (or none) says which; sweep.memory_fraction=0.4 has a job take so much of it at once.",
+    "hydra.sweep.dir=DIR with the same sweep again does what is left of it (trainings with resume=auto).",
     "--cfg job prints the configuration and runs nothing; hydra.run.dir=DIR chooses the run directory.",
     "BPT_RL_TRACEBACK=1 shows where in the code an error came from.",
 )

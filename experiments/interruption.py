@@ -1,37 +1,141 @@
-"""Ctrl-C between two gradient steps, never within one: a step consumes the state it begins with."""
+"""Signals that ask a job to stop: between two gradient steps, never within one, as a step consumes its state.
 
+The first Ctrl-C (SIGINT) or SIGTERM stops the job at the next place where nothing is lost; a second Ctrl-C ends the
+process at once. After SIGTERM the process ends within seconds even in the middle of a long step: what was saved before
+that step is what is left.
+"""
+
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+# Whoever sends SIGTERM sends SIGKILL some ten seconds later.
+SECONDS_TO_STOP = 8.0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; stops what an interrupt stops."""
+
+
+class _Requests:
+    """Signals that have come, and whether they may stop the job where it is.
+
+    Attributes:
+        first: the first signal that came, or None.
+        is_deferring: whether to remember it only.
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.is_deferring = False
+
+    def come(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal: the first one stops the job, now or at the next chance; a second Ctrl-C ends it at once."""
+        del frame
+        if self.first is not None:
+            if number == signal.SIGINT:
+                _leave(EXIT_INTERRUPTED, "stopped at once")
+            return
+        self.first = number
+        if number == signal.SIGTERM:
+            _leave_in_time()
+        if not self.is_deferring:
+            self.stop()
+
+    def stop(self) -> None:
+        """Raises what the first signal stands for, if one came."""
+        if self.first is not None:
+            raise Terminated if self.first == signal.SIGTERM else KeyboardInterrupt
+
+
+# Blocks within a block listen to the same signals: the second Ctrl-C is the second wherever the first one came.
+_listening: _Requests | None = None
+
+
+@contextmanager
+def stoppable() -> Iterator[_Requests]:
+    """Listens to SIGINT and SIGTERM until the block ends; both raise `KeyboardInterrupt` in it.
+
+    Outside the main thread, which alone receives signals, it does nothing.
+
+    Yields:
+        What has come.
+    """
+    global _listening
+    if threading.current_thread() is not threading.main_thread():
+        yield _Requests()
+        return
+    if _listening is not None:
+        yield _listening
+        return
+    _listening = _Requests()
+    usual = {number: signal.signal(number, _listening.come) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield _listening
+    finally:
+        _listening = None
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
 
 def between_items(items: Iterator[Item]) -> Iterator[Item]:
-    """Yields the items; an interrupt that comes while one is being made waits until it has been yielded.
+    """Yields the items; a signal that comes while one is being made waits until it has been yielded.
 
-    While the consumer works an interrupt is a `KeyboardInterrupt` at once, as ever.
+    While the consumer works a signal is a `KeyboardInterrupt` at once.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield from items  # Python delivers signals to the main thread only.
-        return
-    pending: list[int] = []
+    with stoppable() as requests:
+        while True:
+            requests.is_deferring = True
+            try:
+                item = next(items, None)
+            finally:
+                requests.is_deferring = False
+            if item is not None:
+                yield item
+            requests.stop()
+            if item is None:
+                return
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        del frame
-        pending.append(number)
 
-    while True:
-        usual = signal.signal(signal.SIGINT, remember)
+def until_stopped(items: Iterator[Item]) -> Iterator[Item]:
+    """Yields the items until a signal comes, and then ends as if there were no more; a second Ctrl-C ends the process.
+
+    For consumers that would lose everything if they were interrupted while they work.
+    """
+    with stoppable() as requests:
+        requests.is_deferring = True
         try:
-            item = next(items, None)
+            for item in items:
+                yield item
+                if requests.first is not None:
+                    return
         finally:
-            signal.signal(signal.SIGINT, usual)
-        if item is not None:
-            yield item
-        if pending:
-            raise KeyboardInterrupt
-        if item is None:
-            return
+            requests.is_deferring = False
+
+
+def exit_code(stopped: BaseException) -> int:
+    """Returns what a process that was stopped so ends with: 143 after SIGTERM, 130 after Ctrl-C."""
+    return EXIT_TERMINATED if isinstance(stopped, Terminated) else EXIT_INTERRUPTED
+
+
+def _leave_in_time() -> None:
+    """Ends the process if it has not stopped by itself after some seconds, as in a long step or compilation."""
+    timer = threading.Timer(
+        SECONDS_TO_STOP, _leave, (EXIT_TERMINATED, "stopped in mid-step; what was saved before it is there")
+    )
+    timer.daemon = True
+    timer.start()
+
+
+def _leave(code: int, message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os._exit(code)

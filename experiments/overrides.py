@@ -8,6 +8,7 @@ from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from bpt_rl.types import UserError, nearest
+from experiments.messages import shown, without_secrets
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -15,22 +16,29 @@ if TYPE_CHECKING:
 
 # An id, or a path, that goes on with `?task=...`, and is not in quotes already.
 _WITH_TASKS = re.compile(r"""(?<!["'\w:/.+-])[\w:/.+~-]+\?\w+=[\w+]+(?!["'])""")
+_BEYOND_ASCII = re.compile(r"[^,\[\]{}()]*[^\x00-\x7f,\[\]{}()][^,\[\]{}()]*")
 SYNTAX = "expected key=value or group=option, such as context.episodes=4"
 # Where the library that brings an option of Hydra's own groups is an extra of ours.
 EXTRAS = {"joblib": "sweep"}
 
 
 def quoted(tokens: Sequence[str]) -> list[str]:
-    """Returns the tokens with quotes around what Hydra's grammar has no room for: ids of datasets with `?task=`.
+    """Returns the tokens with quotes around what Hydra's grammar has no room for.
 
-    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1"])
-    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1']
+    That are ids of datasets with `?task=`, and names of files with letters beyond ASCII.
+
+    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1", "dataset.cache=été,data"])
+    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1', 'dataset.cache="été",data']
     """
-    return [
-        f"{key}={_WITH_TASKS.sub(_in_quotes, value)}" if key.startswith("dataset.") else token
-        for token in tokens
-        for key, _, value in [token.partition("=")]
-    ]
+    return [_quoted(*token.partition("=")) for token in tokens]
+
+
+def _quoted(key: str, equals: str, value: str) -> str:
+    if key.startswith("dataset."):
+        value = _WITH_TASKS.sub(_in_quotes, value)
+    if not {"'", '"', "$"} & set(value):
+        value = _BEYOND_ASCII.sub(_in_quotes, value)
+    return f"{key}{equals}{value}"
 
 
 def _in_quotes(match: re.Match[str]) -> str:
@@ -52,8 +60,8 @@ def parse(tokens: Sequence[str], loader: "ConfigLoader") -> list["Override"]:
         try:
             parsed += parser.parse_overrides([token])
         except OverrideParseException as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise UserError(f"cannot read the override {token!r} ({reason}); {SYNTAX}") from error
+            reason = without_secrets(str(error.__cause__ or error).splitlines()[0])
+            raise UserError(f"cannot read the override {shown(token)!r} ({reason}); {SYNTAX}") from error
     return parsed
 
 
@@ -83,14 +91,19 @@ def check_names(
 
 
 def jobs(overrides: Sequence["Override"]) -> Iterator[list[str]]:
-    """Yields the overrides of every job of a sweep; one list where nothing is swept."""
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_discrete_sweep()
-        else [override.input_line or ""]
+    """Yields the overrides of every job of a sweep, in Hydra's order; one list where nothing is swept.
+
+    Of a key that is given twice the last value counts, as it does for Hydra.
+    """
+    choices = {
+        override.get_key_element(): (
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_discrete_sweep()
+            else [override.input_line or ""]
+        )
         for override in overrides
-    ]
-    return map(list, itertools.product(*choices))
+    }
+    return map(list, itertools.product(*choices.values()))
 
 
 def schema_keys(schema: type) -> dict[str, list[str]]:
@@ -136,6 +149,21 @@ def _refuse_details_of_nothing(overrides: Sequence["Override"]) -> None:
         raise UserError(
             f"env=none has no environment, so {details[0]} says nothing; leave one of the two out"
         )
+
+
+def require_environment(overrides: Sequence["Override"]) -> None:
+    """Refuses to do without an environment where everything happens in one.
+
+    Raises:
+        UserError: `env=none`, or null, is among the overrides.
+    """
+    for override in overrides:
+        if override.key_or_group != "env" or _is_sub_config(override):
+            continue
+        if {"none", "null", None} & set(_chosen(override)):
+            raise UserError(
+                f"collecting needs an environment to play in, and {override.input_line} has none; choose another"
+            )
 
 
 def _chosen(override: "Override") -> list[Any]:

@@ -1,14 +1,15 @@
 """One run from its configuration to its summary; every entry point that trains or evaluates comes through here."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpt_rl.types import EnvSpec, UserError
-from experiments import dataset_facts, figures, fitting, playing, run_directory, sources
+from experiments import dataset_facts, figures, fitting, memory_promise, playing, run_directory, sources
 from experiments.dataset_facts import DatasetFacts
 from experiments.fitting import LATE
 from experiments.schema import TrainConfig
@@ -44,35 +45,93 @@ class Prepared:
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Trains and evaluates one agent, leaves everything in the run directory, and returns the summary.
 
+    With `resume=auto` a run that is there is gone on with as if it had never stopped; one that is finished is left as
+    it is, and its summary returned.
+
     Raises:
         UserError: the options, the dataset or the environment do not allow it; or training diverged.
         fitting.Interrupted: the user stopped it; the checkpoint `last` is there.
     """
+    goes_on = config.resume == "auto" and run_directory.holds_run(folder)
+    if goes_on:
+        run_directory.require_same_run(folder, config)
+        if (folder / run_directory.SUMMARY).exists():
+            LOG.info(f"the run in {folder} is finished already")
+            figures.draw_run(folder)
+            return run_directory.open_run(folder).summary()
     prepared = prepare(config)
-    run_directory.begin(folder, config, fingerprint=prepared.facts.fingerprint)
+    if goes_on:
+        run_directory.go_on(folder, fingerprint=prepared.facts.fingerprint)
+    else:
+        run_directory.begin(folder, config, fingerprint=prepared.facts.fingerprint)
     run_directory.write_json(
         folder / dataset_facts.FILE,
         {"facts": prepared.facts.to_json(), "summary": prepared.summary.to_json()},
     )
-    trainable = fitting.make_trainable(config, prepared.agent, prepared.sampler)
-    _announce(folder, prepared, trainable)
-    judge = _Judge(config, prepared, folder)
-    stopwatch = fitting.fit(
-        config,
-        trainable,
-        prepared.sampler,
-        folder,
-        tokens_per_batch=_tokens_per_batch(prepared.summary),
-        evaluate=judge.evaluate,
-    )
-    summary = {
-        **judge.summary,
-        **_costs(prepared, trainable),
-        "seconds_per_gradient_step": stopwatch.median,
-    }
-    run_directory.write_json(folder / run_directory.SUMMARY, summary)
-    figures.draw_run(folder)
-    return summary
+    _announce(folder, prepared)
+    size = memory_promise.step_size(config, prepared.facts.spec, prepared.agent, prepared.sampler)
+    estimated = memory_promise.announce(size)
+    with _saying_what_is_saved(folder), memory_promise.explained(size):
+        trainable = fitting.make_trainable(config, prepared.agent, prepared.sampler)
+        _announce_compiled(trainable)
+        judge = _Judge(config, prepared, folder)
+        stopwatch = fitting.fit(
+            config,
+            trainable,
+            prepared.sampler,
+            folder,
+            tokens_per_batch=_tokens_per_batch(prepared.summary),
+            evaluate=memory_promise.of_evaluation(judge.evaluate),
+            past=_past(config, trainable, folder) if goes_on else None,
+        )
+        summary = {
+            **judge.summary,
+            **_costs(prepared, trainable),
+            "estimated_memory_bytes": estimated.peak_bytes,
+            "seconds_per_gradient_step": stopwatch.median,
+        }
+        run_directory.write_json(folder / run_directory.SUMMARY, summary)
+        figures.draw_run(folder)
+        return summary
+
+
+@contextlib.contextmanager
+def _saying_what_is_saved(folder: Path) -> Iterator[None]:
+    """Has an error that the user can mend end with what is left of the training, as the disk has it."""
+    from bpt_rl.training.checkpoint import checkpoint_step
+
+    try:
+        yield
+    except (UserError, OSError) as error:
+        with contextlib.suppress(UserError, OSError):
+            step = checkpoint_step(folder / run_directory.CHECKPOINTS)
+            if step is not None:
+                error.add_note(
+                    f"The training is saved up to gradient step {step}: resume=auto hydra.run.dir={folder} goes on "
+                    f"from there, and python -m experiments.evaluate run={folder} evaluates what there is"
+                )
+        raise
+
+
+def _past(config: TrainConfig, trainable: fitting.Trainable, folder: Path) -> fitting.Past | None:
+    """Returns what an unfinished run has behind it, and drops rows of what will be done again."""
+    from bpt_rl.tracking.csv_tracker import last_step
+    from bpt_rl.training.checkpoint import best_value, restore_newest
+
+    checkpoints = folder / run_directory.CHECKPOINTS
+    newest = restore_newest(checkpoints, trainable.state, trainable.agent.identity)
+    if newest is None:
+        run_directory.keep_episodes(folder / run_directory.EPISODES, 0)
+        return None
+    state, notes = newest
+    step = int(state.step)
+    # The row is written last; the summary needs the last evaluation, which only playing it again brings back.
+    has_row = "csv" in config.tracker.kinds and last_step(folder / run_directory.METRICS) >= step
+    is_settled = "row" not in notes or (has_row and step < config.training.steps)
+    past = fitting.Past(state, notes, best_value(checkpoints), is_settled)
+    run_directory.keep_episodes(folder / run_directory.EPISODES, past.kept_step)
+    LOG.info(f"going on with the run in {folder} after gradient step {step}")
+    return past
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -101,9 +160,8 @@ def prepare(config: TrainConfig) -> Prepared:
         batch_steps=config.training.batch_steps,
         loss_episodes=config.agent.loss_episodes,
         seed=config.seed,
-        weights=dataset.weights,
     )
-    sampler = batches(episodes=episodes)
+    sampler = batches(episodes=episodes, weights=dataset.weights)
     held_out = batches(episodes=dataset.held_out) if len(dataset.held_out) else None
     fitting.require_batches(sampler, config.training.accumulate)
     if env_spec is not None:
@@ -168,9 +226,13 @@ def environment_spec(config: TrainConfig) -> EnvSpec | None:
     Raises:
         UserError: the environment cannot be made.
     """
-    from envs import registry
+    from envs import fits, registry
 
-    return None if config.env is None else registry.env_spec(config.env)
+    if config.env is None:
+        return None
+    spec = registry.env_spec(config.env)
+    fits.require_limit(spec)
+    return spec
 
 
 def play_all(
@@ -244,7 +306,11 @@ class _Judge:
     def evaluate(self, model: Any, step: int) -> Mapping[str, float]:
         """Returns the loss on held-out episodes, and the means of the five numbers for the highest target."""
         losses = {} if self.held_out_loss is None else {fitting.HELD_OUT_LOSS: self.held_out_loss(model)}
-        return {**losses, **self._returns(model, step)}
+        returns = self._returns(model, step)
+        for loss in losses.values():
+            LOG.info(f"loss on held-out episodes after step {step}: {loss:.4g}")
+            self.summary["held_out_loss"] = loss
+        return {**losses, **returns}
 
     def _returns(self, model: Any, step: int) -> Mapping[str, float]:
         if self.config.env is None:
@@ -261,18 +327,22 @@ class _Judge:
         return replace(self.config, evaluation=evaluation, video=0)
 
 
-def _announce(folder: Path, prepared: Prepared, trainable: fitting.Trainable) -> None:
-    """Says what will be trained on what, before the first gradient step."""
-    from bpt_rl.training.state import count_parameters
-
-    memory = trainable.peak_bytes
-    expected = "unknown on this device" if memory is None else f"{memory / 2**20:,.1f} MiB"
+def _announce(folder: Path, prepared: Prepared) -> None:
+    """Says what the agent will be trained on, before anything is compiled."""
     LOG.info(f"run directory: {folder}")
     for line in prepared.summary.lines():
         LOG.info(line)
+
+
+def _announce_compiled(trainable: fitting.Trainable) -> None:
+    """Says what will be trained, before the first gradient step."""
+    from bpt_rl.training.state import count_parameters
+
+    memory = trainable.peak_bytes
+    found = "unknown on this device" if memory is None else f"{memory / 2**20:,.1f} MiB"
     LOG.info(
-        f"network: {count_parameters(trainable.state.params):,} parameters; expected memory of a gradient step: "
-        f"{expected} (compiled in {trainable.compiled.seconds:.1f} s)"
+        f"network: {count_parameters(trainable.state.params):,} parameters; memory of a gradient step: {found} "
+        f"(compiled in {trainable.compiled.seconds:.1f} s)"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bpt_rl.data.config import ContextConfig
+from bpt_rl.disk import writing
 from bpt_rl.evaluation.config import EvaluationConfig
 from bpt_rl.types import EnvSpec, Policy, UserError
 from envs.config import EnvConfig
@@ -75,6 +76,7 @@ class Stage:
         earned = 0.0
         total, name = len(tasks) * num_episodes, f"evaluating, target {target_return:g}"
         with (
+            writing(films),  # On closing, what was filmed is written.
             contextlib.closing(self._environment(tasks, films, num_filmed)) as env,
             show_progress(name, total, rate_name="episodes") as progress,
         ):
@@ -84,6 +86,7 @@ class Stage:
                 episodes_per_row=num_episodes,
                 target_return=target_return,
                 seed=self.evaluation.seed,
+                name=self.env.name,
             ):
                 finished.append(episode)
                 earned += episode.total_return
@@ -115,11 +118,13 @@ class Stage:
 
 def score(env: EnvConfig, total_return: float) -> float | None:
     """Returns the normalised score; None without a reference, or where the rewards are not the reference's."""
-    from envs.reference_scores import normalised_score
+    from envs.reference_scores import normalised_score, pays_as_the_reference
     from envs.wrappers import has_d4rl_reward
 
     env_id = env.name.rpartition(":")[2]  # Gymnasium takes `package:id`, too.
     if has_d4rl_reward(env_id) and not env.d4rl_rewards:
+        return None
+    if not pays_as_the_reference(env.name, options=env.options, max_episode_steps=env.max_episode_steps):
         return None
     return normalised_score(env.name, total_return)
 

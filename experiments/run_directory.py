@@ -4,17 +4,23 @@ import contextlib
 import csv
 import importlib.metadata
 import json
+import logging
+import math
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bpt_rl.disk import writing
 from bpt_rl.types import UserError
-from experiments import ROOT, schema
+from experiments import ROOT, configuration_checks, schema
 from experiments.schema import TrainConfig
+
+LOG = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -27,6 +33,18 @@ DAMAGED = "copy the whole run directory again, or run the evaluation again"
 # The columns of evaluation.csv that are read again; a score is empty where there is no reference.
 WHOLE_COLUMNS = ("gradient_step", "seed", "task", "row", "position")
 NUMBER_COLUMNS = ("target_return", "return")
+# What may differ when a run is gone on with: it decides where and how, not what.
+FREE = (
+    "resume",
+    "video",
+    "tracker.",
+    "dataset.cache",
+    "dataset.workers",
+    "env.worker",
+    "training.keep_checkpoints",
+    "training.skip_bad_batches",
+)
+MOST_DIFFERENCES = 12
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "h5py", "hydra-core", "omegaconf")
 
 
@@ -84,14 +102,80 @@ def begin(folder: Path, config: TrainConfig, *, fingerprint: str) -> None:
     Raises:
         UserError: another run is there, and came to a checkpoint or a summary.
     """
-    if (folder / CONFIG).exists() and any((folder / name).exists() for name in (CHECKPOINTS, SUMMARY)):
+    if holds_run(folder):
         raise UserError(
-            f"{folder} already holds a run; choose another directory (hydra.run.dir=DIR), or remove that one"
+            f"{folder} already holds a run; go on with it (resume=auto), choose another directory "
+            f"(hydra.run.dir=DIR), or remove that one"
         )
+    _require_nameable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / EPISODES).unlink(missing_ok=True)  # A run that failed there; everything else is written anew.
-    (folder / CONFIG).write_text(schema.to_yaml(config))
+    for name in (EPISODES, METRICS):  # Of a run that came to nothing; everything else is written anew.
+        (folder / name).unlink(missing_ok=True)
+    write_text(folder / CONFIG, schema.to_yaml(config))
     write_json(folder / ENVIRONMENT, describe_environment() | {"dataset_fingerprint": fingerprint})
+
+
+def holds_run(folder: Path) -> bool:
+    """Tells whether a run is there that came to a checkpoint or a summary."""
+    return (folder / CONFIG).exists() and any((folder / name).exists() for name in (CHECKPOINTS, SUMMARY))
+
+
+def require_same_run(folder: Path, config: TrainConfig) -> None:
+    """Refuses to go on with a run that was asked to do something else.
+
+    Raises:
+        UserError: the configuration differs in what decides the outcome; shows the differences.
+    """
+    was, now = (_flat(asdict(one)) for one in (open_run(folder).config, config))
+    differing = [
+        f"  {key}: was {was.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*was, *now})
+        if was.get(key) != now.get(key) and not key.startswith(FREE)
+    ]
+    if differing:
+        more = len(differing) - MOST_DIFFERENCES
+        lines = differing[:MOST_DIFFERENCES] + ([f"  ... and {more} more"] if more > 0 else [])
+        raise UserError(
+            f"the run in {folder} cannot be gone on with: its configuration is another\n"
+            + "\n".join(lines)
+            + "\nGive the options that it began with, or choose another directory (hydra.run.dir=DIR)"
+        )
+
+
+def go_on(folder: Path, *, fingerprint: str) -> None:
+    """Refuses other data than the run began with; notes where it goes on if that is another place.
+
+    Raises:
+        UserError: the dataset has changed.
+    """
+    path = folder / ENVIRONMENT
+    began = read_json(path)
+    if began.get("dataset_fingerprint") != fingerprint:
+        raise UserError(
+            f"the run in {folder} began with another dataset (fingerprint {began.get('dataset_fingerprint')}, now "
+            f"{fingerprint}); give it the same data, or choose another directory (hydra.run.dir=DIR)"
+        )
+    here = describe_environment()
+    if any(began.get(name) != value for name, value in here.items()):
+        LOG.warning(
+            "the run began with other versions, another commit or device (environment.json): what follows need not be "
+            "bit for bit what it would have been"
+        )
+        write_json(path, {**began, "continued_in": [*began.get("continued_in", []), here]})
+
+
+def keep_episodes(path: Path, last_step: int) -> None:
+    """Drops the rows of evaluation.csv after a gradient step, and a last line that was cut off."""
+    if not path.exists():
+        return
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+    is_kept = [line.partition(",")[0] == "gradient_step" or _step_of(line) <= last_step for line in lines]
+    kept = [line for line, stays in zip(lines, is_kept, strict=True) if stays]
+    if len(kept) > 1:
+        write_text(path, "".join(kept))
+    else:  # The header is written with the first row.
+        path.unlink()
 
 
 def open_run(folder: Path) -> Run:
@@ -109,7 +193,7 @@ def open_run(folder: Path) -> Run:
             f"{folder} holds no run: expected {CONFIG} there, as experiments.train writes it; give a run directory"
         )
     try:
-        return Run(folder, schema.from_yaml(path.read_text(), TrainConfig))
+        return Run(folder, schema.from_yaml(configuration_checks.read_stored(path), TrainConfig))
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -153,7 +237,7 @@ def as_mapping(config: TrainConfig) -> dict[str, Any]:
 def append_episodes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Adds records of episodes to a CSV file, with a header if it is new; None is an empty cell."""
     is_new = not path.exists()
-    with path.open("a", newline="") as file:
+    with writing(path), path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         if is_new:
             writer.writeheader()
@@ -192,7 +276,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); has the run come to its end?") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # The latter where it is nested beyond reason.
         raise UserError(f"{path} is not JSON ({error}); was it changed or cut off?") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object; {DAMAGED}")
@@ -201,9 +285,41 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes an object beside the file's place, then takes it at once."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside its place, waits for the disk, then takes its place at once."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
+    with writing(path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _require_nameable(folder: Path) -> None:
+    """Refuses letters beyond ASCII where the locale has Python write them otherwise than the writer of checkpoints."""
+    if sys.getfilesystemencoding() != "utf-8" and not str(folder.absolute()).isascii():
+        raise UserError(
+            f"{folder} has letters beyond ASCII, which need a locale of UTF-8: set LC_ALL=C.UTF-8 and leave PYTHONUTF8 "
+            f"alone, or choose another directory"
+        )
+
+
+def _step_of(line: str) -> float:
+    """The gradient step of a line of evaluation.csv, which is its first column."""
+    step = line.partition(",")[0]
+    return int(step) if step.isdecimal() else math.inf
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one, with dotted keys."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    items = (_flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items())
+    return {key: inner for item in items for key, inner in item.items()}
 
 
 def _require_episode(path: Path, line: int, row: Mapping[str, str | None]) -> None:

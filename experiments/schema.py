@@ -4,6 +4,7 @@ Hydra checks names and types against these; each room's own checks run when `to_
 objects. Below that nobody sees a DictConfig.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from envs.config import EnvConfig
 from experiments.measurements.config import DEVICES, MeasurementConfig
 
 CHECKPOINTS = ("last", "best")
+RESUME = ("never", "auto")
 POLICIES = ("learners", "random", "scripted", "agent")
 Config = TypeVar("Config")
 
@@ -39,6 +41,8 @@ class TrainConfig:
         tracker: where the numbers go.
         seed: of parameters, batches and dropout, and of what is generated.
         video: environments to film in the last evaluation, the first so many; 0 films nothing.
+        resume: what to do where the run directory holds a run: `never` leaves it alone and stops, `auto` goes on with
+            it from its newest whole checkpoint (and does nothing if it is finished).
     """
 
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -53,9 +57,12 @@ class TrainConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     seed: int = 0
     video: int = 0
+    resume: str = "never"
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
+        """Refuses unknown names and values out of range."""
+        if self.resume not in RESUME:
+            raise ValueError(f"resume must be {' or '.join(RESUME)}, got {self.resume!r}")
         for name in ("seed", "video"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -93,6 +100,7 @@ class EnvChanges:
         options: keyword arguments of a simulator, all of them: those of the training are forgotten.
         rescale_actions: a simulator is told actions in [-1, 1], which are rescaled to its own bounds.
         workers: processes that step the environments of a simulator, several in each; 0 steps them in this one.
+        worker_timeout: seconds after which a worker process that does not answer is ended, and the evaluation with it.
     """
 
     name: str | None = None
@@ -102,6 +110,7 @@ class EnvChanges:
     options: Any = field(default=None, hash=False)
     rescale_actions: bool | None = None
     workers: int | None = None
+    worker_timeout: float | None = None
 
 
 @dataclass(unsafe_hash=True)
@@ -180,6 +189,9 @@ class CollectConfig:
         for name, least in (("episodes", 1), ("rows", 1), ("noise", 0), ("temperature", 0), ("seed", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("noise", "temperature", "target_return"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
 
 
 @dataclass(unsafe_hash=True)
@@ -249,7 +261,10 @@ def to_yaml(config: Any) -> str:
 
 
 def from_yaml(text: str, schema: type[Config]) -> Config:
-    """Returns the dataclasses that `to_yaml` wrote; errors as for `to_config`."""
+    """Returns the dataclasses that `to_yaml` wrote; errors as for `to_config`, and for what is no plain YAML."""
     from omegaconf import OmegaConf
 
+    from experiments import configuration_checks
+
+    configuration_checks.require_plain(text)
     return to_config(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text)), schema)

@@ -3,10 +3,11 @@
 import functools
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from bpt_rl.data.recording import Contents, Recording
 
 
+LOG = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Episodes, and which of them are learned from.
@@ -34,7 +38,7 @@ class Dataset:
         fingerprint: of their contents, and of how several datasets are mixed.
         training: the episodes to learn from.
         held_out: episodes kept out of training, to measure the loss on; may be none.
-        weights: how often every episode of the source is drawn; None draws all alike.
+        weights: how often every episode to learn from is drawn; None draws all alike.
     """
 
     source: EpisodeSource
@@ -55,22 +59,26 @@ def open_dataset(config: DatasetConfig, env: EnvConfig | None, env_spec: EnvSpec
     Raises:
         UserError: the dataset is missing, broken, or of another environment; or it holds held-out tasks.
     """
-    from bpt_rl.data.mixture import Mixture, task_names
+    from bpt_rl.data.mixture import Mixture
     from envs import fits
 
     limit = env_spec.max_episode_steps if env_spec else None
     stores = [open_store(name, config, env, limit) for name in config.mixture or [config.id]]
     source: EpisodeSource = stores[0]
-    fingerprint, weights = stores[0].fingerprint, None
+    fingerprint, mixture = stores[0].fingerprint, None
     if len(stores) > 1:
-        mixture = Mixture(stores, [task_names(store.metadata) for store in stores])
-        source = mixture
-        weights = mixture.episode_weights(config.weights) if config.weights else None
+        _require_different(config.mixture, stores)
+        source = mixture = Mixture(stores, _task_keys(stores))
         fingerprint = _digest({"mixture": [store.fingerprint for store in stores], "weights": config.weights})
+    for store in stores:
+        _require_same_tasks(store, env or _environment_of(stores[0]))
     if env is not None and env_spec is not None:
-        fits.check_fits(source.spec, env_spec)
+        options = stores[0].metadata.get("facts", {}).get("environment_options")
+        fits.check_fits(source.spec, env_spec, options=options if isinstance(options, dict) else None)
         _require_training_tasks(source, env)
-    return Dataset(source, fingerprint, *_split(source, config), weights)
+    training, held_out = _split(source, config)
+    weights = mixture.episode_weights(config.weights, training) if mixture and config.weights else None
+    return Dataset(source, fingerprint, training, held_out, weights)
 
 
 def open_store(text: str, config: DatasetConfig, env: EnvConfig | None, limit: int | None) -> "EpisodeStore":
@@ -165,7 +173,12 @@ def _exorl(named: DatasetId, config: DatasetConfig) -> "Recording":
     tasks = named.tasks
     if tasks == (ids.ALL_TASKS,):
         first = exorl.read_episode(exorl.episode_files(named.path)[0])
-        tasks = relabelling.relabellable(domain, first.physics.shape[1])
+        tasks, refused = relabelling.relabellable(domain, first.physics.shape[1])
+        reasons = next(iter(refused.values()), "")
+        if not tasks:
+            raise UserError(f"no rewards can be computed for {named.text}: {reasons}")
+        if refused:
+            LOG.info(f"{named.text}: without the tasks {', '.join(refused)} ({reasons})")
     relabel = functools.partial(relabelling.relabel_many, domain, tasks, workers=config.workers)
     return exorl.recording(named.path, domain=domain, tasks=tasks, relabel=relabel, name=named.name)
 
@@ -200,7 +213,7 @@ def _origin(env: EnvConfig, seed: int) -> dict[str, Any]:
     code = b"".join((ROOT / "envs" / f"{name}.py").read_bytes() for name in families.TABLE[env.name].sources)
     return {
         "origin": "learning histories",
-        "env": asdict(env),
+        "env": asdict(env.resolved()),
         "seed": seed,
         "code": hashlib.sha256(code).hexdigest(),
     }
@@ -208,6 +221,61 @@ def _origin(env: EnvConfig, seed: int) -> dict[str, Any]:
 
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _require_different(names: list[str], stores: "list[EpisodeStore]") -> None:
+    """Refuses one dataset twice: what is held out of one copy would be learned from the other."""
+    first: dict[str, str] = {}
+    for name, store in zip(names, stores, strict=True):
+        if store.fingerprint in first:
+            raise UserError(
+                f"{first[store.fingerprint]} and {name} of dataset.mixture hold the same episodes; name them once, "
+                f"and use dataset.weights to draw them more often"
+            )
+        first[store.fingerprint] = name
+
+
+def _task_keys(stores: "list[EpisodeStore]") -> list[dict[int, Hashable]] | None:
+    """What the tasks of every store are called, where a conversion recorded it: a robot's name and the task's."""
+    unnamed = [store.spec.name for store in stores if not store.metadata.get("facts", {}).get("environment")]
+    if len(set(unnamed)) > 1:
+        LOG.info(
+            f"{', '.join(unnamed)} do not say which environment they were recorded in (attribute env_id): episodes of "
+            f"different ones are not put into one chain"
+        )
+    names = [store.metadata.get("facts", {}).get("tasks") or [] for store in stores]
+    if not any(names):
+        return None
+    # The suite's tasks share their robot: dm_control:walker/walk is the task `walk` of dm_control:walker.
+    robots = [re.sub(r"^(dm_control:[^/]+)/.*", r"\1", store.spec.name) for store in stores]
+    return [
+        {number: (robot, name) for number, name in enumerate(called)}
+        for robot, called in zip(robots, names, strict=True)
+    ]
+
+
+def _environment_of(store: "EpisodeStore") -> EnvConfig:
+    """The family that a store's histories were collected in, as far as the store knows."""
+    recorded = store.metadata.get("source", {}).get("env")
+    known = {field.name for field in fields(EnvConfig)}
+    values: dict[str, Any] = recorded if isinstance(recorded, dict) else {"name": store.spec.name}
+    return EnvConfig(**{key: value for key, value in values.items() if key in known})
+
+
+def _require_same_tasks(store: "EpisodeStore", env: EnvConfig) -> None:
+    """Refuses histories of a family whose task ids stand for other tasks than those of the environment."""
+    from envs import families
+
+    collected_in = _environment_of(store)
+    if env.name not in FAMILIES or collected_in.name != env.name:
+        return
+    was, now = families.task_meaning(collected_in), families.task_meaning(env)
+    differing = [f"{key} was {was[key]}, now {now[key]}" for key in now if was[key] != now[key]]
+    if differing:
+        raise UserError(
+            f"the tasks in {store.folder} are others than those of the environment: {', '.join(differing)}; give "
+            f"env the values that the episodes were collected with"
+        )
 
 
 def _split(
@@ -225,6 +293,11 @@ def _split(
     by_episode = selection.split_by_episode(
         source, config.held_out_fraction, seed=config.split_seed, episodes=training
     )
+    if config.held_out_fraction and not len(by_episode.held_out):
+        raise UserError(
+            f"dataset.held_out_fraction={config.held_out_fraction} of the {len(training)} episodes holds out none, as "
+            f"no task has so many; raise it, or set it to 0"
+        )
     training = by_episode.training
     if config.top_fraction < 1:
         training = selection.best_episodes(source, config.top_fraction, training)

@@ -7,24 +7,27 @@ from experiments.schema import TrainConfig
 
 
 def job(config: TrainConfig, folder: Path) -> None:
-    """Trains and says what came of it; a run that was stopped ends with exit code 130."""
-    from experiments import pipeline, run_directory, table
+    """Trains and says what came of it; a run that was stopped ends with exit code 130, or 143 after SIGTERM."""
+    from experiments import interruption, pipeline, run_directory, table
     from experiments.fitting import Interrupted
 
     folder = run_directory.shortest(folder)
     try:
-        summary = pipeline.train(config, folder)
+        with interruption.stoppable():
+            summary = pipeline.train(config, folder)
     except Interrupted as stopped:
         print(
-            f"stopped after gradient step {stopped.step} of {config.training.steps}; the checkpoint `last` in {folder} "
-            f"can be evaluated: python -m experiments.evaluate run={folder}"
+            f"stopped after gradient step {stopped.step} of {config.training.steps}; go on with resume=auto "
+            f"hydra.run.dir={folder}, or look at what there is: python -m experiments.evaluate run={folder}"
         )
-        raise SystemExit(command_line.EXIT_INTERRUPTED) from None
-    except KeyboardInterrupt:
-        if (folder / run_directory.CHECKPOINTS).exists():
-            raise
-        print("stopped before the first gradient step; nothing was saved")
-        raise SystemExit(command_line.EXIT_INTERRUPTED) from None
+        raise SystemExit(stopped.exit_code) from None
+    except KeyboardInterrupt as stopped:
+        print(
+            f"stopped; go on with resume=auto hydra.run.dir={folder}"
+            if (folder / run_directory.CHECKPOINTS).exists()
+            else "stopped before the first gradient step; nothing was saved"
+        )
+        raise SystemExit(interruption.exit_code(stopped)) from None
     print(table.of_summary(summary))
     print(f"results in {folder}")
 

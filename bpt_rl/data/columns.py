@@ -217,6 +217,8 @@ def _open(path: Path, entry: Mapping[str, Any]) -> np.memmap[Any, Any]:
     header = _header(dtype, shape)
     expected = len(header) + dtype.itemsize * math.prod(shape)
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # Opening a pipe would wait for ever.
         with path.open("rb") as file:
             is_same, found = file.read(len(header)) == header, os.fstat(file.fileno()).st_size
         if is_same and found == expected:

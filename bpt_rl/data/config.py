@@ -96,6 +96,8 @@ class DatasetConfig:
                 raise ValueError(f"dataset.{name} must be at least {least}, got {getattr(self, name)}")
         if self.rewards not in REWARDS:
             raise ValueError(f"dataset.rewards must be one of {', '.join(REWARDS)}, got {self.rewards!r}")
+        if not all(map(math.isfinite, self.goal)):
+            raise ValueError(f"dataset.goal must be two finite numbers, got {self.goal}")
         if len(self.goal) != (2 if self.rewards == "goal" else 0):
             raise ValueError(
                 f"dataset.goal is x and y for dataset.rewards=goal, and empty otherwise; got {self.goal} with "

@@ -1,5 +1,6 @@
 """From a dataset to a file in D4RL's layout, for whoever reads that."""
 
+import io
 import os
 import uuid
 from pathlib import Path
@@ -37,22 +38,64 @@ def export_d4rl(source: EpisodeSource, path: Path, *, compress: bool = True) -> 
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "x") as file:
-            file.attrs["env_id"] = source.spec.name
-            _write_steps(file, source, {"compression": "gzip"} if compress else {})
-            _write_ends(file, source)
-        with partial.open("rb") as written:
+        with partial.open("x+b") as written:
+            disk = _Disk(written)
+            with h5py.File(disk, "w") as file:
+                file.attrs["env_id"] = source.spec.name
+                _write_steps(file, source, {"compression": "gzip"} if compress else {}, disk)
+                _write_ends(file, source)
+            disk.require_well()
+            written.flush()
             os.fsync(written.fileno())
-        os.rename(partial, path)
+        # Unlike a renaming, it fails where another export was quicker.
+        os.link(partial, path)
+    except FileExistsError as error:
+        raise UserError(f"{path} was written by somebody else in the meantime and is left alone") from error
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be written ({error}); nothing half-written is left there") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write_steps(file: Any, source: EpisodeSource, options: dict[str, Any]) -> None:
+class _Disk:
+    """A file for HDF5, whose library crashes where a write fails: failures are kept, and said by `require_well`.
+
+    Args:
+        file: open for reading and writing.
+    """
+
+    def __init__(self, file: io.BufferedRandom):
+        self._file = file
+        self._failure: OSError | None = None
+        self.seek, self.tell, self.read, self.readinto = file.seek, file.tell, file.read, file.readinto
+
+    def write(self, data: Any) -> int:
+        """Writes, or forgets the bytes once a write has failed."""
+        if self._failure is None:
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except OSError as error:
+                self._failure = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Sets the size."""
+        return self._file.truncate(size) if self._failure is None else size or 0
+
+    def flush(self) -> None:
+        """Has nothing to do: every write is passed on at once."""
+
+    def require_well(self) -> None:
+        """Raises the first failure, if there was one."""
+        if self._failure is not None:
+            raise self._failure
+
+
+def _write_steps(file: Any, source: EpisodeSource, options: dict[str, Any], disk: _Disk) -> None:
     num_steps = int(source.lengths.sum())
     for start in range(0, num_steps, BLOCK_ROWS):
+        disk.require_well()
         stop = min(start + BLOCK_ROWS, num_steps)
         for key, rows in source.gather(np.arange(start, stop))._asdict().items():
             if key not in file:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from bpt_rl.data import store_files as files
 from bpt_rl.data.columns import MAKE_AGAIN, Column, ColumnWriter, read_checked
 from bpt_rl.data.episode_checks import checked
+from bpt_rl.disk import writing
 from bpt_rl.types import (
     ActionSpec,
     Columns,
@@ -134,7 +135,7 @@ def write_store(
         described = {"format": FORMAT, "spec": spec_to_json(spec), "columns": columns}
         manifest = {**described, "metadata": dict(metadata), "fingerprint": _fingerprint(described)}
         manifest["checksum"] = _checksum(manifest)
-        with (partial / files.MANIFEST).open("w") as file:
+        with writing(folder / files.MANIFEST), (partial / files.MANIFEST).open("w") as file:
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
@@ -178,13 +179,19 @@ def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
 
 
 def spec_from_json(values: Mapping[str, Any]) -> EnvSpec:
-    """Returns the record that `spec_to_json` wrote down."""
+    """Returns the record that `spec_to_json` wrote down; KeyError, TypeError or ValueError where it did not."""
     actions = values["actions"]
+    sizes = [values["observation_size"]] + ([actions["num_actions"]] if "num_actions" in actions else [])
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"sizes of observations and actions are said to be {sizes}")
     spec: ActionSpec
     if actions["kind"] == "discrete":
         spec = DiscreteActions(actions["num_actions"])
     else:
-        spec = ContinuousActions(tuple(actions["low"]), tuple(actions["high"]))
+        low, high = (tuple(float(bound) for bound in actions[name]) for name in ("low", "high"))
+        if len(low) != len(high) or not all(least <= most for least, most in zip(low, high, strict=True)):
+            raise ValueError(f"actions are said to lie between {low} and {high}")
+        spec = ContinuousActions(low, high)
     return EnvSpec(values["name"], values["observation_size"], spec, values["max_episode_steps"])
 
 
@@ -247,7 +254,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # The last where it is nested beyond reason.
         raise UserError(f"{path} cannot be read ({error}); {MAKE_AGAIN}") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:

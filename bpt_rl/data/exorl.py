@@ -273,12 +273,12 @@ def _episodes(
     tasks: tuple[str, ...],
     relabel: Relabel | None,
 ) -> Generator[Episode, None, None]:
-    """Yields one episode per file and task; memory holds one file and those that `relabel` has taken ahead."""
+    """Yields one episode per file and task; memory holds one file and those that `relabel` has taken ahead.
+
+    `relabel` is called at once, so that it refuses tasks before anything is written.
+    """
     if relabel is None:
-        for file in files:
-            read = _read_alike(file, widths)
-            yield Episode(read.observations, read.actions, read.rewards, is_terminal=read.is_terminal)
-        return
+        return _as_recorded(files, widths)
     waiting: deque[Transitions] = deque()
 
     def states() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -286,11 +286,26 @@ def _episodes(
             waiting.append(_read_alike(file, widths))
             yield waiting[-1].physics, waiting[-1].actions
 
-    for rewards in relabel(states()):
+    return _relabelled(relabel(states()), waiting, len(tasks))
+
+
+def _as_recorded(
+    files: Sequence[EpisodeFile], widths: tuple[int, int, int]
+) -> Generator[Episode, None, None]:
+    for file in files:
+        read = _read_alike(file, widths)
+        yield Episode(read.observations, read.actions, read.rewards, is_terminal=read.is_terminal)
+
+
+def _relabelled(
+    recomputed: Iterable[Float32[np.ndarray, "tasks L"]], waiting: deque[Transitions], num_tasks: int
+) -> Generator[Episode, None, None]:
+    """Yields the episodes that wait, once for every task, as their rewards come."""
+    for rewards in recomputed:
         read = waiting.popleft()
-        if rewards.shape != (len(tasks), len(read.actions)):
+        if rewards.shape != (num_tasks, len(read.actions)):
             raise ValueError(
-                f"rewards of {len(tasks)} tasks over {len(read.actions)} steps have shape {rewards.shape}"
+                f"rewards of {num_tasks} tasks over {len(read.actions)} steps have shape {rewards.shape}"
             )
         for task, of_task in enumerate(rewards.astype(np.float32, copy=False)):
             yield Episode(read.observations, read.actions, of_task, is_terminal=read.is_terminal, task=task)

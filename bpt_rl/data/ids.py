@@ -59,7 +59,9 @@ def parse(text: str) -> DatasetId:
     name, tasks = _split_tasks(text)
     path = Path(name).expanduser()
     if path.exists():
-        return DatasetId(text, _scheme_of(path), path=path, tasks=tasks)
+        scheme = _scheme_of(path)
+        _require_exorl(text, scheme, tasks)
+        return DatasetId(text, scheme, path=path, tasks=tasks)
     if name in d4rl_catalogue.DATASETS:
         return _of_scheme(text, "d4rl", name)
     raise UserError(_what_is_near(text, scheme if colon else "", name))
@@ -79,12 +81,9 @@ def _of_scheme(text: str, scheme: str, rest: str) -> DatasetId:
     name, tasks = _split_tasks(rest)
     if not name:
         raise UserError(f"{text!r} names no dataset; expected one of {KNOWN}")
-    if tasks and scheme != "exorl":
-        raise UserError(
-            f"{text!r} asks for tasks, but only rewards of exorl datasets can be recomputed; leave ?task= out"
-        )
+    _require_exorl(text, scheme, tasks)
     path = Path(name).expanduser()
-    if path.exists():
+    if path.exists() and scheme != "minari":
         return DatasetId(text, scheme, path=path, tasks=tasks)
     match scheme:
         case "d4rl":
@@ -99,6 +98,13 @@ def _of_scheme(text: str, scheme: str, rest: str) -> DatasetId:
             return DatasetId(text, scheme, name)
 
 
+def _require_exorl(text: str, scheme: str, tasks: tuple[str, ...]) -> None:
+    if tasks and scheme != "exorl":
+        raise UserError(
+            f"{text!r} asks for tasks, but only rewards of exorl datasets can be recomputed; leave ?task= out"
+        )
+
+
 def _split_tasks(text: str) -> tuple[str, tuple[str, ...]]:
     """Splits `name?task=walk+run`."""
     name, mark, query = text.partition("?")
@@ -109,6 +115,10 @@ def _split_tasks(text: str) -> tuple[str, tuple[str, ...]]:
     if key != "task" or not tasks:
         raise UserError(
             f"cannot read {'?' + query!r} of {text!r}; expected ?task=NAME, ?task=NAME+NAME or ?task={ALL_TASKS}"
+        )
+    if len(set(tasks)) < len(tasks) or (ALL_TASKS in tasks and len(tasks) > 1):
+        raise UserError(
+            f"{text!r} asks for a task twice; name each once, or {ALL_TASKS} alone, which stands for every one"
         )
     return name, tasks
 

@@ -13,6 +13,8 @@ import numpy as np
 from bpt_rl.data.minari import TASK, load_library, logged_warnings, require_id
 from bpt_rl.types import DiscreteActions, EnvSpec, EpisodeSource, UserError
 
+# What HDF5 takes for the groups and attributes of an episode, at most.
+BYTES_OF_AN_EPISODE = 16 * 1024
 REPEATED = (
     "The observation after the last step of an episode was not recorded: it repeats the one before. Observations are "
     "flat vectors."
@@ -73,6 +75,7 @@ def export_minari(
     if reference_scores:
         metadata |= dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True))
     env_spec = _env_spec(env_id, env_options or {}, source.spec)
+    _require_room(get_dataset_path(), source)
     # Hidden from the library's lists until it is whole.
     partial = get_dataset_path() / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
@@ -88,6 +91,19 @@ def export_minari(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _require_room(folder: Path, source: EpisodeSource) -> None:
+    """Refuses to begin where the disk has no room: HDF5's library crashes when it runs full."""
+    widths = source.spec.observation_size + source.spec.actions.width + 3
+    needed = 4 * widths * int(source.lengths.sum()) + BYTES_OF_AN_EPISODE * len(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the export needs up to {needed:,} bytes, but the disk of {folder} has {free:,} left; free some space, or "
+            f"set MINARI_DATASETS_PATH to another place"
+        )
 
 
 def _write(partial: Path, source: EpisodeSource, env_spec: Any, metadata: Mapping[str, Any]) -> None:

@@ -4,8 +4,7 @@ Datasets of one environment share their tasks, so that a chain may hold episodes
 environments, or of different names, stay apart. What differs in shape cannot be mixed.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,28 +26,29 @@ class Mixture:
 
     Args:
         sources: at least one; observations of one size, actions of one kind and width.
-        task_names: for each source a name for each of its task ids, or an empty list where they have none.
+        task_keys: for each source what each of its tasks is called, so that tasks of the same name are one; None takes
+            the environment's name and the task's number.
 
     Attributes:
         spec: bounds of the actions span those of all sources.
         lengths: environment steps of every episode.
         returns: sum of rewards of every episode, raw units.
-        tasks: task of every episode; the sources' own ids where all come from one environment and have no names, else
-            numbered in the order in which they first come up.
+        tasks: task of every episode; the sources' own ids where all come from one environment and `task_keys` is None,
+            else numbered in the order in which they first come up.
         source_of: which source every episode is from.
 
     Raises:
         UserError: the sources do not fit together.
     """
 
-    def __init__(self, sources: Sequence[EpisodeSource], task_names: Sequence[Sequence[str]] = ()):
+    def __init__(
+        self, sources: Sequence[EpisodeSource], task_keys: Sequence[Mapping[int, Hashable]] | None = None
+    ):
         self.sources = list(sources)
         self.spec = _merged([source.spec for source in self.sources])
         self.lengths: Int[np.ndarray, " E"] = np.concatenate([source.lengths for source in self.sources])
         self.returns: Float[np.ndarray, " E"] = np.concatenate([source.returns for source in self.sources])
-        self.tasks: Int[np.ndarray, " E"] = np.concatenate(
-            _tasks(self.sources, task_names or [[]] * len(self.sources))
-        )
+        self.tasks: Int[np.ndarray, " E"] = np.concatenate(_tasks(self.sources, task_keys))
         counts = [len(source) for source in self.sources]
         self.source_of = np.repeat(np.arange(len(counts)), counts)
         self._first_episodes = np.cumsum([0, *counts])
@@ -89,13 +89,27 @@ class Mixture:
             return self.sources[0].gather(steps)
         return Columns(*(field.reshape(*steps.shape, *field.shape[1:]) for field in gathered))
 
-    def episode_weights(self, weights: Sequence[float]) -> Float[np.ndarray, " E"]:
+    def episode_weights(
+        self, weights: Sequence[float], episodes: Int[np.ndarray, " _"]
+    ) -> Float[np.ndarray, " E"]:
         """Returns how often every episode is drawn, such that each source is as often as its weight says.
 
         Args:
             weights: one for each source, above 0; only their ratios count.
+            episodes: those that are drawn from.
+
+        Raises:
+            UserError: a source has none of them.
         """
-        shares = np.array(weights, np.float64) / np.bincount(self.source_of, minlength=len(self.sources))
+        counts = np.bincount(self.source_of[episodes], minlength=len(self.sources))
+        if not counts.all():
+            empty = int(np.flatnonzero(counts == 0)[0])
+            raise UserError(
+                f"the dataset number {empty + 1} of the mixture ({self.sources[empty].spec.name}) has a weight, but "
+                f"none of its episodes is left to learn from; change dataset.min_steps, held_out_tasks or "
+                f"top_fraction, or leave it out"
+            )
+        shares = np.array(weights, np.float64) / max(weights) / counts
         return shares[self.source_of]
 
 
@@ -137,21 +151,16 @@ def _merged_actions(specs: Sequence[ActionSpec]) -> ActionSpec:
 
 
 def _tasks(
-    sources: Sequence[EpisodeSource], task_names: Sequence[Sequence[str]]
+    sources: Sequence[EpisodeSource], task_keys: Sequence[Mapping[int, Hashable]] | None
 ) -> list[Int[np.ndarray, " E"]]:
     """The tasks of every source, under numbers that mean the same in all."""
-    if len({source.spec.name for source in sources}) == 1 and not any(task_names):
+    if task_keys is None and len({source.spec.name for source in sources}) == 1:
         return [source.tasks for source in sources]
-    numbers: dict[Any, int] = {}
+    numbers: dict[Hashable, int] = {}
     tasks = []
-    for source, names in zip(sources, task_names, strict=True):
+    for number, source in enumerate(sources):
         own, inverse = np.unique(source.tasks, return_inverse=True)
-        keys = [(source.spec.name, names[task] if task < len(names) else task) for task in own.tolist()]
+        called = task_keys[number] if task_keys else {}
+        keys = [called.get(task, (source.spec.name, task)) for task in own.tolist()]
         tasks.append(np.array([numbers.setdefault(key, len(numbers)) for key in keys])[inverse])
     return tasks
-
-
-def task_names(metadata: Mapping[str, Any]) -> list[str]:
-    """Returns the names of a store's tasks, as its conversion recorded them; empty where they have none."""
-    names = metadata.get("facts", {}).get("tasks", [])
-    return [str(name) for name in names] if isinstance(names, list) else []

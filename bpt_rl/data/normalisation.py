@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from bpt_rl.types import EpisodeSource
 
@@ -51,32 +51,38 @@ class Normaliser:
         )
 
 
-def fit_normaliser(source: EpisodeSource, *, normalise_observations: bool) -> Normaliser:
+def fit_normaliser(
+    source: EpisodeSource, *, normalise_observations: bool, episodes: Int[np.ndarray, " _"] | None = None
+) -> Normaliser:
     """Returns the scales of a dataset, reading it once in chunks.
 
     Args:
         source: at least one step.
         normalise_observations: whether observations get mean 0 and standard deviation 1 (at least `STD_FLOOR`).
+        episodes: those to look at; None looks at all.
     """
+    chosen = np.arange(len(source)) if episodes is None else np.sort(episodes)
     mean, std = np.zeros(source.spec.observation_size), np.ones(source.spec.observation_size)
     if normalise_observations:
-        mean, std = _mean_and_std(source)
+        mean, std = _mean_and_std(source, chosen)
     return Normaliser(
         observation_mean=mean.astype(np.float32),
         observation_std=np.maximum(std, STD_FLOOR).astype(np.float32),
-        reward_scale=_or_one(max(float(np.abs(rewards).max()) for _, rewards in _chunks(source))),
-        return_scale=_or_one(float(np.abs(source.returns).max())),
+        reward_scale=_or_one(max(float(np.abs(rewards).max()) for _, rewards in _chunks(source, chosen))),
+        return_scale=_or_one(float(np.abs(source.returns[chosen]).max())),
     )
 
 
-def _mean_and_std(source: EpisodeSource) -> tuple[Float[np.ndarray, " O"], Float[np.ndarray, " O"]]:
+def _mean_and_std(
+    source: EpisodeSource, episodes: Int[np.ndarray, " _"]
+) -> tuple[Float[np.ndarray, " O"], Float[np.ndarray, " O"]]:
     """Mean and standard deviation in float64, chunk by chunk.
 
     The squares are taken about the first chunk's mean: sums of raw squares would cancel where the mean is large.
     """
     count, origin = 0, np.zeros(source.spec.observation_size)
     total, squares = np.zeros_like(origin), np.zeros_like(origin)
-    for observations, _ in _chunks(source):
+    for observations, _ in _chunks(source, episodes):
         if count == 0:
             origin = observations.mean(axis=0, dtype=np.float64)
         centred = observations.astype(np.float64) - origin[None]
@@ -87,10 +93,17 @@ def _mean_and_std(source: EpisodeSource) -> tuple[Float[np.ndarray, " O"], Float
     return origin + shift, np.sqrt(np.maximum(squares / count - np.square(shift), 0))
 
 
-def _chunks(source: EpisodeSource) -> Iterator[tuple[Float32[np.ndarray, "L O"], Float32[np.ndarray, " L"]]]:
-    num_steps = int(source.lengths.sum())
-    for start in range(0, num_steps, CHUNK_STEPS):
-        columns = source.gather(np.arange(start, min(start + CHUNK_STEPS, num_steps)))
+def _chunks(
+    source: EpisodeSource, episodes: Int[np.ndarray, " _"]
+) -> Iterator[tuple[Float32[np.ndarray, "L O"], Float32[np.ndarray, " L"]]]:
+    """Yields observations and rewards of the episodes, `CHUNK_STEPS` steps at a time."""
+    lengths = source.lengths[episodes]
+    ends = np.cumsum(lengths)
+    # From a step's number among the chosen episodes to its number in the source.
+    shifts = (np.cumsum(source.lengths) - source.lengths)[episodes] - (ends - lengths)
+    for start in range(0, int(ends[-1]), CHUNK_STEPS):
+        steps = np.arange(start, min(start + CHUNK_STEPS, int(ends[-1])))
+        columns = source.gather(steps + shifts[np.searchsorted(ends, steps, side="right")])
         yield columns.observations, columns.rewards
 
 

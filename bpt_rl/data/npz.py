@@ -162,7 +162,7 @@ def open_npz(path: Path) -> Iterator[NpzFile]:
         UserError: there is no such file, or it is no archive, or a broken one.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}; look at dataset.path")
+        raise UserError(f"there is no file {path}; look at dataset.id")
     with _damage(path, "its table of contents"):
         archive = zipfile.ZipFile(path)
     with archive:

@@ -36,7 +36,7 @@ def best_episodes(
     for task in np.unique(source.tasks[among]):
         of_task = among[source.tasks[among] == task]
         # 0.07 * 100 is 7.000000000000001 in binary; that is no eighth episode.
-        count = math.ceil(fraction * len(of_task) - 1e-9)
+        count = max(1, math.ceil(fraction * len(of_task) - 1e-9))
         chosen.append(of_task[np.argsort(source.returns[of_task], kind="stable")[-count:]])
     return np.sort(np.concatenate(chosen))
 

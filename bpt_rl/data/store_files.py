@@ -5,6 +5,7 @@ that was killed left behind is removed by the next one.
 """
 
 import errno
+import fcntl
 import glob
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bpt_rl.disk import writing
 from bpt_rl.types import UserError
 
 MANIFEST = "manifest.json"
@@ -29,19 +31,22 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     An older store of that name is replaced, anything else is left alone.
 
     Raises:
-        UserError: `folder` is there and is no store.
+        UserError: `folder` is there and is no store; or the disk is full, or cannot be written.
     """
     folder = folder.resolve()
     _refuse_foreign(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder)
     partial = _beside(folder)
-    partial.mkdir()
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        partial.mkdir()
     try:
-        yield partial
-        _sync(partial)
-        _take_place(partial, folder)
-        _sync(folder.parent)
+        with _held(partial):
+            yield partial
+            with writing(folder):
+                _sync(partial)
+                _take_place(partial, folder)
+                _sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -70,16 +75,34 @@ def _are_a_store(names: list[str]) -> bool:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes what writers left that were killed: their process is gone, and nothing was written for an hour.
+    """Removes what writers left that were killed: nobody holds it, its process is gone, and it is an hour old.
 
-    The process may be one of another machine that shares the disk, so the hour counts too.
+    No clock decides alone, as clocks jump, and machines that share a disk have several: a writer that lives holds its
+    folder. Where the file system cannot tell whether a folder is held, it stays.
     """
     for left in folder.parent.glob(f"{glob.escape(folder.name)}{PARTIAL}*"):
         owner = re.fullmatch(r"(\d+)-[0-9a-f]{8}", left.name.rpartition(PARTIAL)[2])
         with suppress(OSError):
             newest = max(path.stat().st_mtime for path in (left, *left.iterdir()))
             if owner and not _is_running(int(owner[1])) and time.time() - newest > SECONDS_UNTIL_ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+                with _held(left, insists=True):
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path, *, insists: bool = False) -> Iterator[None]:
+    """Holds a folder: the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        OSError: if it `insists`: another process holds the folder, or the file system knows no such thing.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(*() if insists else (OSError,)):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_running(process: int) -> bool:

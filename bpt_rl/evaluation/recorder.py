@@ -100,6 +100,7 @@ def record(
     seed: int,
     tasks: Int[np.ndarray, " B"],
     key: Array | None = None,
+    name: str = "the environment",
 ) -> Iterator[Episode]:
     """Yields `episodes_per_row` whole episodes of every row, each as soon as it ends.
 
@@ -113,13 +114,20 @@ def record(
         seed: of the environments.
         tasks: task of every row.
         key: of the policy; by default made from `seed`.
+        name: of the environment, for messages.
 
     Raises:
-        UserError: an observation, a reward or an action is not finite.
+        UserError: the environment raised something; or an observation, a reward or an action is not finite.
     """
     recorder = Recorder(env)
     for finished in rollout(
-        policy, recorder, episodes_per_row=episodes_per_row, target_return=target_return, seed=seed, key=key
+        policy,
+        recorder,
+        episodes_per_row=episodes_per_row,
+        target_return=target_return,
+        seed=seed,
+        key=key,
+        name=name,
     ):
         yield recorder.finish(
             finished.row,

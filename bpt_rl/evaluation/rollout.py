@@ -3,6 +3,7 @@
 A generator: it yields each episode as it ends, and knows nothing of scores, files or progress.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float, Int
 
-from bpt_rl.types import Array, Policy, UserError
+from bpt_rl.types import Array, Policy, RowError, UserError
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,25 @@ class FinishedEpisode:
 
 @dataclass
 class _Progress:
-    """Where every row is: in its chain, and in its present episode."""
+    """Where every row is: in its chain, and in its present episode.
 
+    Attributes:
+        name: of the environment.
+        active: rows that have not played all of their episodes.
+        position: of the present episode in the row's chain, from 0.
+        total: its rewards so far.
+        length: its steps so far.
+    """
+
+    name: str
     active: Bool[np.ndarray, " B"]
     position: Int[np.ndarray, " B"]
     total: Float[np.ndarray, " B"]
     length: Int[np.ndarray, " B"]
+
+    def of(self, row: int) -> str:
+        """Returns where a row is, in words."""
+        return f"row {row} of {self.name}, episode {self.position[row]} of its chain, step {self.length[row]}"
 
 
 def rollout(
@@ -56,6 +70,7 @@ def rollout(
     seed: int,
     key: Array | None = None,
     state: Any = None,
+    name: str = "the environment",
 ) -> Iterator[FinishedEpisode]:
     """Yields `episodes_per_row` episodes of every row, each as soon as it ends.
 
@@ -70,13 +85,15 @@ def rollout(
         seed: of the environments.
         key: of the policy; by default made from `seed`.
         state: what `policy.start` returned for as many rows, where it was told more than the key (such as a prompt).
+        name: of the environment, for messages.
 
     Yields:
         The episodes, those that end at the same step in the order of their rows.
 
     Raises:
         ValueError: the environment resets rows by itself.
-        UserError: an observation, a reward or an action is not finite.
+        UserError: the environment raised something, which is the cause; or an observation, a reward or an action is not
+            finite. Says in which row, episode and step.
     """
     if env.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
         raise ValueError(
@@ -88,17 +105,19 @@ def rollout(
     filler = _harmless_actions(env)
     if state is None:
         state = policy.start(num_rows, jax.random.key(seed) if key is None else key)
-    at = _Progress(*(np.full(num_rows, value) for value in (True, 0, 0.0, 0)))
+    at = _Progress(name, *(np.full(num_rows, value) for value in (True, 0, 0.0, 0)))
     begins, previous_reward = np.ones(num_rows, bool), np.zeros(num_rows)
-    observation, _ = env.reset(seed=seed)
+    with _naming_the_place(at):
+        observation, _ = env.reset(seed=seed)
     while at.active.any():
-        _require_finite(observation, at.active, at, "the environment showed an observation")
+        _require_finite(observation, at, "the environment showed an observation")
         if begins.any():
             state = policy.begin_episode(state, begins, targets)
         state, actions = policy.act(state, observation, previous_reward, at.active)
-        _require_finite(actions, at.active, at, "the policy chose an action")
-        observation, reward, terminated, truncated, _ = env.step(_where(at.active, actions, filler))
-        _require_finite(reward, at.active, at, "the environment gave a reward")
+        _require_finite(actions, at, "the policy chose an action")
+        with _naming_the_place(at):
+            observation, reward, terminated, truncated, _ = env.step(_where(at.active, actions, filler))
+        _require_finite(reward, at, "the environment gave a reward")
         previous_reward = np.where(at.active, reward, previous_reward).astype(np.float64)
         at.total += np.where(at.active, reward, 0)
         at.length += at.active
@@ -114,7 +133,8 @@ def rollout(
             )
         begins = _next_episodes(at, ends, episodes_per_row)
         if begins.any():
-            fresh, _ = env.reset(options={"reset_mask": begins.copy()})
+            with _naming_the_place(at):
+                fresh, _ = env.reset(options={"reset_mask": begins.copy()})
             observation = _where(begins, fresh, observation)
 
 
@@ -141,14 +161,31 @@ def _where(rows: Bool[np.ndarray, " B"], chosen: np.ndarray, other: np.ndarray) 
     return np.where(rows.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other).astype(chosen.dtype)
 
 
-def _require_finite(values: np.ndarray, active: Bool[np.ndarray, " B"], at: _Progress, what: str) -> None:
-    is_bad = active & ~np.isfinite(values).reshape(len(active), -1).all(axis=1)
+@contextlib.contextmanager
+def _naming_the_place(at: _Progress) -> Iterator[None]:
+    """Says what the environment was doing when it failed."""
+    try:
+        yield
+    except RowError as error:
+        raise UserError(f"the environment failed in {at.of(error.row)}: {error.reason}") from error.__cause__
+    except UserError as error:
+        raise UserError(f"{at.name}: {error}") from error
+    except MemoryError:  # The machine's failure.
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the environment failed, in a call for all rows (the furthest is {at.of(int(at.length.argmax()))}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _require_finite(values: np.ndarray, at: _Progress, what: str) -> None:
+    is_bad = at.active & ~np.isfinite(values).reshape(len(at.active), -1).all(axis=1)
     if is_bad.any():
         row = int(np.flatnonzero(is_bad)[0])
         shown = np.array2string(np.asarray(values[row]), threshold=8)
         raise UserError(
-            f"{what} that is not finite: {shown} in row {row}, episode {at.position[row]} of its chain, step "
-            f"{at.length[row]}; expected finite numbers. If it is the action, the checkpoint has probably diverged: "
-            f"train with a lower optimizer.learning_rate. If not, the simulator has: look at the actions, or take "
-            f"another version of the environment"
+            f"{what} that is not finite: {shown} in {at.of(row)}; expected finite numbers. If it is the action, the "
+            f"checkpoint has probably diverged: train with a lower optimizer.learning_rate. If not, the simulator has: "
+            f"look at the actions, or take another version of the environment"
         )

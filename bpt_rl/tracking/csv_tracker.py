@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from bpt_rl.disk import writing
+
 STEP = "step"
 
 
@@ -35,6 +37,7 @@ class CsvTracker:
 
         Raises:
             ValueError: a metric is called `step`.
+            UserError: the disk is full, or cannot be written.
         """
         if STEP in metrics:
             raise ValueError(f"a metric cannot be called {STEP!r}: that is the name of the first column")
@@ -44,22 +47,25 @@ class CsvTracker:
             _, rows = _read_whole_rows(self.path)
             self.columns += new
             self._rewrite(rows)
-        self._write({STEP: str(step)} | {name: _text(value) for name, value in metrics.items()})
-        self._file.flush()
+        with writing(self.path):
+            self._write({STEP: str(step)} | {name: _text(value) for name, value in metrics.items()})
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         partial = self.path.with_name(self.path.name + ".partial")
-        self._open(partial, "w")
-        self._writer.writeheader()
-        for row in rows:
-            self._write(row)
-        self._file.close()
-        os.replace(partial, self.path)
-        self._open(self.path, "a")
+        with writing(self.path):
+            self._open(partial, "w")
+            self._writer.writeheader()
+            for row in rows:
+                self._write(row)
+            self._file.close()
+            os.replace(partial, self.path)
+            self._open(self.path, "a")
 
     def _open(self, path: Path, mode: str) -> None:
         self._file = path.open(mode, newline="")
@@ -67,6 +73,12 @@ class CsvTracker:
 
     def _write(self, row: Mapping[str, str]) -> None:
         self._writer.writerow(row)
+
+
+def last_step(path: Path) -> int:
+    """Returns the gradient step of the last whole row; 0 where there is none."""
+    rows = _read_whole_rows(path)[1] if path.exists() else []
+    return int(rows[-1][STEP]) if rows else 0
 
 
 def _read_whole_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:

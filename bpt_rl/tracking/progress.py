@@ -1,15 +1,18 @@
 """Shows how far a long job is: a bar on a terminal, a plain line now and then elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import rich.progress
 
 SECONDS_BETWEEN_LINES = 15.0
+# What cannot move its cursor.
+NO_TERMINALS = ("dumb", "unknown")
 
 
 @runtime_checkable
@@ -32,7 +35,8 @@ def show_progress(
     """Shows progress until the block ends.
 
     On a terminal that is a bar with the numbers, the rate and the time left; elsewhere one plain line every 15 seconds
-    and one at the end, so that logs stay short. Both go to standard error.
+    and one at the end, so that logs stay short. Both go to standard error; where nobody reads that any longer, the job
+    goes on without.
 
     Args:
         name: of the job.
@@ -44,9 +48,14 @@ def show_progress(
         The display.
     """
     rate = _Rate(total, rate_name, rate_per_unit)
-    if sys.stderr.isatty():
-        with _display() as display:
+    if sys.stderr.isatty() and os.environ.get("TERM") not in NO_TERMINALS:
+        display = _display()
+        display.start()
+        try:
             yield _Bar(name, total, rate, display)
+        finally:
+            with suppress(OSError):
+                display.stop()
     else:
         lines = _Lines(name, total, rate)
         yield lines
@@ -88,7 +97,8 @@ class _Lines:
     def finish(self) -> None:
         if self.latest is not None:
             done, text = self.latest
-            print(f"{self.name} {done}/{self.total}  {text}".rstrip(), file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(f"{self.name} {done}/{self.total}  {text}".rstrip(), file=sys.stderr, flush=True)
             self.latest, self.last_line = None, time.perf_counter()
 
 

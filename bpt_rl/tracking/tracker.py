@@ -89,7 +89,13 @@ def build_tracker(
         UserError: a tracker's library is not installed; names the extra that brings it.
     """
     require_libraries(config)
-    trackers = [_build(kind, config, Path(folder), run_config, resume_step) for kind in config.kinds]
+    trackers: list[Tracker] = []
+    try:
+        for kind in config.kinds:
+            trackers.append(_build(kind, config, Path(folder), run_config, resume_step))
+    except BaseException:  # One that cannot begin leaves no file of the others open.
+        CompositeTracker(trackers).close()
+        raise
     if not trackers:
         return NullTracker()
     return trackers[0] if len(trackers) == 1 else CompositeTracker(trackers)

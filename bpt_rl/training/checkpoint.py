@@ -1,12 +1,15 @@
 """Saves and restores training, and refuses a checkpoint that is damaged or another agent's.
 
 A folder of checkpoints holds `index.json`, which says what `last` and `best` are, and one folder per checkpoint:
-`checkpoint.json` (step, identity, what the arrays are, a digest of every file), and the arrays in two Orbax trees,
-`params` and `training`, so that an evaluation reads the parameters alone. Arrays and JSON, nothing else. A
+`checkpoint.json` (step, identity, notes of the run, what the arrays are, a digest of every file), and the arrays in two
+Orbax trees, `params` and `training`, so that an evaluation reads the parameters alone. Arrays and JSON, nothing else. A
 checkpoint is written beside the old one and named when it is whole: a crash at any moment leaves the old one usable.
 """
 
 import json
+import logging
+import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +21,8 @@ from bpt_rl.training import checkpoint_files as files
 from bpt_rl.training.state import TrainState
 from bpt_rl.types import UserError
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 INDEX = "index.json"
 PARAMS = "params"
@@ -27,9 +32,15 @@ MISSING = "(absent)"
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, identity: Mapping[str, Any], *, names: Sequence[str] = ("last",)
+    folder: Path,
+    state: TrainState,
+    identity: Mapping[str, Any],
+    *,
+    names: Sequence[str] = ("last",),
+    notes: Mapping[str, Any] | None = None,
+    keep: int = 1,
 ) -> Path:
-    """Writes `state` and points `names` to it; checkpoints that no name points to any longer are removed.
+    """Writes `state` and points `names` to it; older checkpoints that no name points to are removed.
 
     Args:
         folder: of all checkpoints of a run; made if it is missing.
@@ -37,36 +48,94 @@ def save_checkpoint(
         identity: JSON values that a restore must agree with: all that decides what the parameters compute. The
             schedule is no part of it.
         names: what the checkpoint is called: `last`, `best`, or both.
+        notes: JSON values that whoever continues from the checkpoint should know.
+        keep: how many of the newest checkpoints are kept, whatever they are called.
 
     Returns:
         The checkpoint's own folder.
+
+    Raises:
+        UserError: the disk is full, or cannot be written; the checkpoints that are there stay as they are.
     """
     folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     step = int(state.step)
     partial = folder / f"step_{step:08d}{files.PARTIAL}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     trees = {PARAMS: _named(state.params), TRAINING: _named((state.opt_state, state.step))}
-    for name, arrays in trees.items():
-        files.write_arrays(partial / name, arrays)
-    files.write_json(
-        partial / files.MANIFEST,
-        {
-            "format": FORMAT,
-            "step": step,
-            "identity": identity,
-            "arrays": {name: _signatures(arrays) for name, arrays in trees.items()},
-            "files": files.digests(partial, files.paths(partial)),
-        },
-    )
-    final = _unused(folder, f"step_{step:08d}")
-    partial.rename(final)
-    index = _read_index(folder) if (folder / INDEX).exists() else {}
-    index |= {name: final.name for name in names}
-    files.write_json(folder / INDEX, {"format": FORMAT, "names": index})
-    _remove_unnamed(folder, index)
+    with files.whole_or_nothing(partial):
+        for name, arrays in trees.items():
+            files.write_arrays(partial / name, arrays)
+        files.write_json(
+            partial / files.MANIFEST,
+            {
+                "format": FORMAT,
+                "step": step,
+                "identity": identity,
+                "notes": dict(notes or {}),
+                "arrays": {name: _signatures(arrays) for name, arrays in trees.items()},
+                "files": files.digests(partial, files.paths(partial)),
+            },
+        )
+        final = _unused(folder, f"step_{step:08d}")
+        partial.rename(final)
+    _point(folder, {name: final.name for name in names})
+    _remove_old(folder, keep)
     return final
+
+
+def mark_best(folder: Path, value: float) -> None:
+    """Calls the checkpoint `last` `best`, too.
+
+    Args:
+        folder: of all checkpoints of a run.
+        value: what makes it the best; noted beside its name.
+    """
+    last = _read_names(Path(folder).resolve())["last"]
+    _point(Path(folder).resolve(), {"best": last}, best_value=value)
+
+
+def best_value(folder: Path) -> float | None:
+    """Returns what was noted of the best checkpoint, or None."""
+    if not (folder / INDEX).exists():
+        return None
+    value = _read_index(folder).get("best_value")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def restore_newest(
+    folder: Path, like: TrainState, identity: Mapping[str, Any]
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """Returns the newest whole checkpoint and its notes, or None if there is none; damaged ones are passed over.
+
+    Args:
+        folder: of all checkpoints of a run; what a write that was cut off left in it is removed.
+        like: as for `restore_checkpoint`.
+        identity: of the agent that is asking.
+
+    Raises:
+        UserError: every checkpoint is damaged, or they are another agent's.
+    """
+    folder = Path(folder).resolve()
+    for left in folder.glob(f"step_*{files.PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
+    newest = sorted(folder.glob("step_*"), key=_age, reverse=True)
+    damage: UserError | None = None
+    for checkpoint in newest:
+        try:
+            manifest = _manifest(checkpoint)
+            _require_whole(checkpoint, manifest["files"])
+        except UserError as error:
+            logger.warning("%s; going back to the one before it", error)
+            damage = damage or error
+            continue
+        state = TrainState(
+            _arrays(checkpoint, manifest, PARAMS, like.params, identity),
+            *_arrays(checkpoint, manifest, TRAINING, (like.opt_state, like.step), identity),
+        )
+        _point(folder, {"last": checkpoint.name})
+        return state, dict(manifest.get("notes", {}))
+    if damage is not None:
+        raise damage
+    return None
 
 
 def restore_checkpoint(
@@ -96,13 +165,27 @@ def restore_params(folder: Path, like: Any, identity: Mapping[str, Any], *, name
 def checkpoint_step(folder: Path, name: str = "last") -> int | None:
     """Returns the gradient steps that the checkpoint called `name` was trained for, or None if there is none."""
     folder = Path(folder).resolve()
-    if not (folder / INDEX).exists() or name not in _read_index(folder):
+    if not (folder / INDEX).exists() or name not in _read_names(folder):
         return None
     return int(_read_manifest(folder, name)[1]["step"])
 
 
+def _point(folder: Path, names: Mapping[str, str], *, best_value: float | None = None) -> None:
+    """Points names to the folders of checkpoints that are there, and notes what the best one is worth."""
+    index = _read_index(folder) if (folder / INDEX).exists() else {}
+    values = {} if best_value is None or not math.isfinite(best_value) else {"best_value": best_value}
+    names = {**index.get("names", {}), **names}
+    files.write_json(folder / INDEX, {**index, "format": FORMAT, "names": names, **values})
+
+
 def _restore(folder: Path, tree: str, like: Any, identity: Mapping[str, Any], name: str) -> Any:
     checkpoint, manifest = _read_manifest(Path(folder).resolve(), name)
+    return _arrays(checkpoint, manifest, tree, like, identity)
+
+
+def _arrays(
+    checkpoint: Path, manifest: Mapping[str, Any], tree: str, like: Any, identity: Mapping[str, Any]
+) -> Any:
     _require_same(
         checkpoint,
         "was saved by another configuration",
@@ -125,19 +208,35 @@ def _read_manifest(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
             f"no checkpoint at {folder}: expected a folder with {INDEX}, as a run leaves in its directory under "
             f"checkpoints/; give that folder, or train first"
         )
-    names = _read_index(folder)
+    names = _read_names(folder)
     if name not in names:
         raise UserError(
             f"no checkpoint called {name!r} in {folder}; known: {', '.join(sorted(names)) or 'none'}"
         )
     checkpoint = folder / names[name]
+    return checkpoint, _manifest(checkpoint)
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
     manifest = files.read_json(checkpoint / files.MANIFEST)
     if manifest.get("format") != FORMAT or not {"step", "identity", "arrays", "files"} <= set(manifest):
         raise UserError(
             f"expected {checkpoint / files.MANIFEST} to be a manifest of format {FORMAT}, found format "
             f"{manifest.get('format')}; use the version of bpt-rl that wrote it, or train again"
         )
-    return checkpoint, manifest
+    arrays = manifest["arrays"]
+    sections = (manifest["identity"], manifest["files"], manifest.get("notes", {}), arrays)
+    is_understood = isinstance(manifest["step"], int) and all(isinstance(one, dict) for one in sections)
+    if (
+        not is_understood
+        or not all(isinstance(arrays.get(name), dict) for name in (PARAMS, TRAINING))
+        or any(Path(path).is_absolute() or ".." in Path(path).parts for path in manifest["files"])
+    ):
+        raise UserError(
+            f"{checkpoint / files.MANIFEST} describes no checkpoint: it was changed after it was written; copy it "
+            f"again from where it was trained, or train again"
+        )
+    return manifest
 
 
 def _require_same(checkpoint: Path, what: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -207,16 +306,36 @@ def _unused(folder: Path, name: str) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _remove_unnamed(folder: Path, index: Mapping[str, str]) -> None:
+def _remove_old(folder: Path, keep: int) -> None:
+    """Removes checkpoints that have no name, but for the newest `keep`."""
+    named = set(_read_names(folder).values())
+    newest = sorted(folder.glob("step_*"), key=_age, reverse=True)[:keep]
     for path in folder.glob("step_*"):
-        if path.name not in index.values():
+        if path.name not in named and path not in newest:
             shutil.rmtree(path)
 
 
-def _read_index(folder: Path) -> dict[str, str]:
-    names = files.read_json(folder / INDEX).get("names")
-    if not isinstance(names, dict):
+def _age(checkpoint: Path) -> tuple[int, int]:
+    """Sorts checkpoints by their step, and those of one step by their number."""
+    step, _, number = checkpoint.name.removeprefix("step_").partition(".")
+    return (int(step) if step.isdecimal() else -1, int(number) if number.isdecimal() else 0)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    index = files.read_json(folder / INDEX)
+    names = index.get("names")
+    if not isinstance(names, dict) or not all(_is_ours(name) for name in names.values()):
         raise UserError(
-            f"{folder / INDEX} has no names; it was not written by bpt-rl, or it is damaged: train again"
+            f"{folder / INDEX} does not name checkpoints beside it; it was not written by bpt-rl, or it is damaged: "
+            f"train again"
         )
-    return names
+    return index
+
+
+def _read_names(folder: Path) -> dict[str, str]:
+    return _read_index(folder)["names"]
+
+
+def _is_ours(name: Any) -> bool:
+    """Whether this is the name of a checkpoint in the same folder, and no path to elsewhere."""
+    return isinstance(name, str) and re.fullmatch(r"step_\d+(\.\d+)?", name) is not None

@@ -59,6 +59,10 @@ class TrainingConfig:
         log_every: gradient steps between two rows of metrics, each a mean over the steps between.
         evaluate_every: gradient steps between evaluations; 0 evaluates at the end only.
         checkpoint_every: gradient steps between checkpoints; 0 saves at the end only.
+        keep_checkpoints: how many of the newest are kept, besides the best: were the last one damaged, a run goes on
+            from the one before it.
+        skip_bad_batches: how many batches whose loss or gradient is not finite are left out: their steps change
+            nothing. 0 stops at the first.
     """
 
     steps: int = 600
@@ -67,12 +71,16 @@ class TrainingConfig:
     log_every: int = 20
     evaluate_every: int = 0
     checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    skip_bad_batches: int = 0
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        for name in ("steps", "batch_steps", "accumulate", "log_every"):
+        for name in ("steps", "batch_steps", "accumulate", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.skip_bad_batches < 0:
+            raise ValueError(f"training.skip_bad_batches must be at least 0, got {self.skip_bad_batches}")
         for name in ("evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Key
 from bpt_rl.training.state import TrainState
 from bpt_rl.types import Array, UserError, Window
 
+SKIPPED = "skipped_batches"
 Metrics: TypeAlias = dict[str, Array]
 LossFunction: TypeAlias = Callable[[Any, Window, Array], tuple[Array, Metrics]]
 TrainStep: TypeAlias = Callable[[TrainState, Window, Array], tuple[TrainState, Metrics]]
@@ -42,6 +43,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     accumulate: int = 1,
+    skips_bad_batches: bool = False,
 ) -> TrainStep:
     """Returns one gradient step as a jitted function `(state, batch, key) -> (state, metrics)`.
 
@@ -56,6 +58,8 @@ def make_train_step(
         accumulate: equal parts of the batch's rows whose gradients are computed one after the other; the sum is the
             gradient of the whole batch (with dropout, each part draws its own). Metrics beside the loss are averaged
             over the parts with the same weights, too.
+        skips_bad_batches: a step whose loss, gradient or any other metric is not finite changes nothing but the number
+            of the step. Its metrics say what was found; `average` counts such steps.
     """
 
     def train_step(state: TrainState, batch: Window, key: Array) -> tuple[TrainState, Metrics]:
@@ -66,6 +70,8 @@ def make_train_step(
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
+        if skips_bad_batches:
+            params, opt_state = _chosen(metrics, (params, opt_state), (state.params, state.opt_state))
         return TrainState(params, opt_state, state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)
@@ -102,25 +108,56 @@ def train(
         yield StepRecord(step + 1, metrics, state)
 
 
-def average(records: Sequence[StepRecord]) -> dict[str, float]:
+def average(records: Sequence[StepRecord], *, may_skip: int | None = None) -> dict[str, float]:
     """Returns the mean of every metric over the records, as floats; waits for their steps to finish.
+
+    Args:
+        records: one after the other.
+        may_skip: how many of them may be of steps that were skipped, as their metrics are not finite; they are left
+            out of the means (of nothing, NaN), and `skipped_batches` says how many they are. None where steps are not
+            skipped: then there is no such metric, and none may be bad.
 
     Raises:
         ValueError: there are no records.
-        UserError: a loss or a gradient is not finite; names the first such step among the records.
+        UserError: a loss or a gradient is not finite; names the first step among the records that is one too many.
     """
     if not records:
         raise ValueError("expected at least one record to average, got none")
     metrics = jax.device_get([record.metrics for record in records])
-    for record, values in zip(records, metrics, strict=True):
-        bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise UserError(
-                f"training diverged at gradient step {record.step}: {', '.join(bad)}; expected finite numbers. Try a "
-                f"lower optimizer.learning_rate, a longer optimizer.warmup_steps, optimizer.clip=1, or "
-                f"backbone.dtype=float32; checkpoints saved before step {record.step} are unharmed"
-            )
-    return {name: sum(float(values[name]) for values in metrics) / len(metrics) for name in metrics[0]}
+    bad = {
+        record.step: values
+        for record, values in zip(records, metrics, strict=True)
+        if not all(math.isfinite(value) for value in values.values())
+    }
+    if len(bad) > (may_skip or 0):
+        step = sorted(bad)[may_skip or 0]
+        raise UserError(_diverged(step, bad[step], skips=may_skip is not None))
+    good = [values for record, values in zip(records, metrics, strict=True) if record.step not in bad]
+    means = {
+        name: sum(float(values[name]) for values in good) / len(good) if good else math.nan
+        for name in metrics[0]
+    }
+    return means if may_skip is None else means | {SKIPPED: float(len(bad))}
+
+
+def _diverged(step: int, values: Metrics, *, skips: bool) -> str:
+    """Returns what was found at a step, and what to do."""
+    found = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
+    advice = "Try a lower optimizer.learning_rate, a longer optimizer.warmup_steps, optimizer.clip=1, or "
+    if skips:
+        what = "more batches than training.skip_bad_batches allows gave numbers that are not finite, the last of them"
+        return f"{what} at gradient step {step}: {found}. {advice}backbone.dtype=float32; all checkpoints are unharmed"
+    return (
+        f"training diverged at gradient step {step}: {found}; expected finite numbers. {advice}backbone.dtype=float32 "
+        f"(training.skip_bad_batches=N leaves up to N such batches out); checkpoints saved before step {step} are "
+        f"unharmed"
+    )
+
+
+def _chosen(metrics: Metrics, new: Any, old: Any) -> Any:
+    """Returns the new leaves if all metrics are finite, the old ones if not."""
+    is_good = jnp.stack([jnp.isfinite(value).all() for value in metrics.values()]).all()
+    return jax.tree.map(lambda new_leaf, old_leaf: jnp.where(is_good, new_leaf, old_leaf), new, old)
 
 
 def _gradients(

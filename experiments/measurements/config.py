@@ -8,6 +8,7 @@ from experiments.measurements.policies import POLICIES
 PARTS = (
     "exactness",
     "memory",
+    "estimate",
     "longest",
     "time",
     "short_contexts",
@@ -49,18 +50,19 @@ class MeasurementConfig:
     """What is measured, and at which sizes.
 
     Attributes:
-        parts: `exactness` (against vanilla), `memory` (of a compiled step), `longest` (context in a given memory),
-            `time` (of a step), `short_contexts`, `cores` (two against one), `decoding`, `rollout`, `training` (whole
-            gradient steps), `loader`, `environments` (steps per second), `peers` (other people's layers, needs
-            peers=FILE), `decision_transformer` (Hugging Face's, needs torch and transformers), `accelerator` (time,
-            utilisation and memory by length).
+        parts: `exactness` (against vanilla), `memory` (of a compiled step), `estimate` (of memory,
+            against compiled steps), `longest` (context in a given memory), `time` (of a step), `short_contexts`,
+            `cores` (two against one), `decoding`, `rollout`, `training` (whole gradient steps), `loader`,
+            `environments` (steps per second), `peers` (other people's layers, needs peers=FILE),
+            `decision_transformer` (Hugging Face's, needs torch and transformers), `accelerator` (time, utilisation
+            and memory by length).
         policies: schedules and saving policies by name; empty measures all.
         num_layers: layers of the stack.
         width: D.
         num_heads: N.
         batch: rows.
         dtype: compute type, `float32` or `bfloat16`.
-        cases: of exactness, the first so many; 0 measures all.
+        cases: of exactness and estimate, the first so many; 0 measures all.
         lengths: tokens of `memory` (nothing is run) and of `accelerator`.
         longest_mib: scratch memory, in MiB, that `longest` fills.
         time_lengths: tokens of `time`, `peers` and `cores` (its last).

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from bpt_rl.types import DiscreteActions, EnvSpec, UserError
@@ -37,6 +37,21 @@ ROWS, WORKERS = 8, 2
 # Roughly how long one timed run takes.
 SECONDS = 0.4
 _NUM_ACTIONS = 64
+
+
+def require_there(names: Iterable[str]) -> None:
+    """Makes every environment once.
+
+    Raises:
+        UserError: one of them cannot be made.
+    """
+    from envs import registry
+
+    for name in names:
+        try:
+            registry.env_spec(EnvConfig(name))
+        except (UserError, ValueError) as error:
+            raise UserError(f"benchmark.environments: {error}") from error
 
 
 def measure(job: Job) -> Iterator[dict[str, Any]]:

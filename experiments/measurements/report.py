@@ -4,9 +4,9 @@ The CSV files may come from several runs: put them in one folder, each with its 
 """
 
 import argparse
+import contextlib
 import importlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from experiments.measurements.tables import Table
 TABLE = "table.md"
 MODULES = {"time": "step_time", "training": "training_step"}
 TUNING = "tuning"
+REMEDY = "copy it again from where it was measured, measure again, or take it out of the folder"
 
 
 def part(name: str) -> ModuleType:
@@ -27,9 +28,29 @@ def part(name: str) -> ModuleType:
 
 
 def tables(folder: Path, name: str) -> list[Table]:
-    """Returns the tables of a part from its CSV file; none where it has no rows."""
-    rows = run_directory.read_csv(folder / f"{name}.csv")
-    return part(name).tables(rows) if rows else []
+    """Returns the tables of a part from its CSV file; none where it has no rows.
+
+    Raises:
+        UserError: the file is damaged, or none of this version.
+    """
+    path = folder / f"{name}.csv"
+    rows = run_directory.read_csv(path)
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}, line {line}: not as many cells as there are columns; {REMEDY}")
+    with _naming(path):
+        return part(name).tables(rows) if rows else []
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says which file was read when what is in it turns out to be something else."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not what the benchmark of this version writes ({type(error).__name__}: {error}); {REMEDY}"
+        ) from error
 
 
 def write(folder: Path, skipped: Mapping[str, str]) -> None:
@@ -38,10 +59,13 @@ def write(folder: Path, skipped: Mapping[str, str]) -> None:
     Args:
         folder: with the CSV files.
         skipped: parts that were not measured, and why.
+
+    Raises:
+        UserError: a file is damaged, or the disk refuses.
     """
     sections = [markdown(folder)]
     sections += [f"Not measured: {name} ({reason})." for name, reason in skipped.items()]
-    (folder / TABLE).write_text("\n\n".join(section for section in sections if section) + "\n")
+    run_directory.write_text(folder / TABLE, "\n\n".join(section for section in sections if section) + "\n")
     _draw(folder)
 
 
@@ -56,7 +80,11 @@ def _where(folder: Path) -> str:
     path = folder / run_directory.ENVIRONMENT
     if not path.is_file():
         return ""
-    environment: dict[str, Any] = json.loads(path.read_text())
+    with _naming(path):
+        return _described(run_directory.read_json(path))
+
+
+def _described(environment: Mapping[str, Any]) -> str:
     versions = environment["versions"]
     libraries = ", ".join(
         f"{name} {versions[name]}" for name in ("jax", "jaxlib", "flax") if name in versions
@@ -76,7 +104,8 @@ def _draw(folder: Path) -> None:
     except UserError as error:
         print(f"no figures: {error}", flush=True)
         return
-    cost_figures.draw(folder)
+    with _naming(folder):
+        cost_figures.draw(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

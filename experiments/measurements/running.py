@@ -24,15 +24,18 @@ def run(config: "BenchmarkConfig", folder: Path) -> None:
     """Measures what the options say, in a folder that is made; a part that cannot be measured is said, and skipped.
 
     Raises:
-        UserError: the device is not there, the peers' file is of no use, or the folder holds results already.
+        UserError: the device is not there, the peers' file is of no use, the folder holds results already, or an
+            environment that is asked for by name cannot be made.
     """
-    from experiments.measurements import peers
+    from experiments.measurements import environments, peers
 
     use_device(config.device)
     if config.peers:
         peers.load(Path(config.peers))
     if any(folder.glob("*.csv")):
         raise UserError(f"{folder} already holds results; choose another directory (hydra.run.dir=DIR)")
+    if "environments" in chosen_parts(config):
+        environments.require_there(config.benchmark.environments)
     folder.mkdir(parents=True, exist_ok=True)
     # JSON is YAML too, and needs no library.
     (folder / run_directory.CONFIG).write_text(json.dumps(asdict(config), indent=1) + "\n")

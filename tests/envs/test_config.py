@@ -12,7 +12,7 @@ from envs.config import EnvConfig
     ("options", "message"),
     [
         ({"name": ""}, r"env\.name is empty"),
-        ({"grid_size": 1}, r"env\.grid_size must be at least 2, got 1"),
+        ({"grid_size": 1}, r"env\.grid_size must be at least 2, or 0, got 1"),
         ({"max_episode_steps": -1}, r"env\.max_episode_steps must be at least 0, got -1"),
         ({"grid_size": 3, "held_out_goals": 8}, r"3 x 3 has 8 goals, so at most 7 can be held out, got 8"),
         ({"training_goals": -1}, r"env\.training_goals must be at least 0, got -1"),
@@ -24,7 +24,13 @@ from envs.config import EnvConfig
             {"name": "dark_key_to_door", "grid_size": 3, "held_out_goals": 72},
             r"3 x 3 has 72 goals, so at most 71 can be held out, got 72",
         ),
-        ({"held_out_goals": 0}, r"env\.held_out_goals must be at least 1"),
+        ({"held_out_goals": -1}, r"env\.held_out_goals must be at least 0"),
+        (
+            {"name": "dark_key_to_door", "grid_size": 2},
+            r"2 x 2 has 12 goals, so at most 11 can be held out, got 64",
+        ),
+        ({"worker_timeout": 0.5}, r"env\.worker_timeout must be at least 1, got 0\.5"),
+        ({"worker_timeout": float("nan")}, r"env\.worker_timeout must be at least 1, got nan"),
         ({"num_arms": 1}, r"env\.num_arms must be at least 2"),
         ({"held_out_maps": 0}, r"env\.held_out_maps must be at least 1"),
         ({"split_seed": -3}, r"env\.split_seed must be at least 0"),
@@ -51,6 +57,22 @@ def test_values_out_of_range_are_refused_by_name(options, message):
 def test_only_rooms_have_a_last_goal():
     assert EnvConfig("hidden_goal", grid_size=3, held_out_goals=64, training_goals=999).held_out_goals == 64
     assert EnvConfig("dark_key_to_door", grid_size=3, held_out_goals=64, training_goals=8).training_goals == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "room_size", "held_out"),
+    [("dark_room", 7, 9), ("dark_key_to_door", 9, 64), ("hidden_goal", 0, 64), ("cue_bandit", 0, 0)],
+)
+def test_sizes_that_are_not_given_are_the_familys_own(name, room_size, held_out):
+    config = EnvConfig(name)
+    assert (config.room_size, config.num_held_out_goals) == (room_size, held_out)
+    assert config.resolved() == EnvConfig(name, grid_size=room_size, held_out_goals=held_out)
+
+
+def test_sizes_that_are_given_stay():
+    config = EnvConfig("dark_key_to_door", grid_size=5, held_out_goals=3)
+    assert (config.room_size, config.num_held_out_goals) == (5, 3)
+    assert config.resolved() == config
 
 
 def test_options_are_a_dictionary():

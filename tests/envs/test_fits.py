@@ -3,7 +3,7 @@
 import pytest
 
 from bpt_rl.types import ContinuousActions, DiscreteActions, EnvSpec, UserError
-from envs.fits import check_fits
+from envs.fits import check_fits, require_limit
 
 ENV = EnvSpec("Walker", 3, ContinuousActions((-1.0, -2.0), (1.0, 2.0)), 100)
 ARMS = EnvSpec("Arms", 3, DiscreteActions(4))
@@ -55,3 +55,18 @@ def test_each_misfit_is_named(dataset, env, message):
 )
 def test_less_than_the_environment_allows_fits(dataset, env):
     check_fits(dataset, env)
+
+
+def test_options_that_the_data_were_recorded_with_are_told():
+    recorded = EnvSpec("data", 5, ENV.actions)
+    with pytest.raises(
+        UserError, match=r"recorded in: env.name=\.\.\. \(it was recorded with env.options=\{'a': 1\}\)"
+    ):
+        check_fits(recorded, ENV, options={"a": 1})
+    check_fits(EnvSpec("data", 3, ENV.actions), ENV, options={"a": 1})
+
+
+def test_an_environment_without_a_limit_must_be_given_one():
+    require_limit(ENV)
+    with pytest.raises(UserError, match=r"Arms has no time limit, .* env\.max_episode_steps="):
+        require_limit(ARMS)

@@ -52,7 +52,7 @@ def test_goals_are_all_over_the_ring_and_a_function_of_task_and_split_seed_alone
 def test_held_out_goals_follow_the_training_goals():
     train, held_out = hidden_goal.split_tasks(SMALL)
     assert (train.tolist(), held_out.tolist()) == ([0, 1, 2, 3], [4, 5, 6])
-    assert [len(part) for part in hidden_goal.split_tasks(EnvConfig("hidden_goal"))] == [300, 9]
+    assert [len(part) for part in hidden_goal.split_tasks(EnvConfig("hidden_goal"))] == [300, 64]
 
 
 def test_the_optimum_is_what_the_best_actions_earn_and_no_others_earn_more():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from bpt_rl.types import RowError
 from envs import registry
 from envs.config import EnvConfig
 from envs.independent_rows import HoldAfterEnd, IndependentRows, side_by_side
@@ -109,3 +110,25 @@ def test_a_single_row_that_is_over_reads_no_action():
 def test_autoreset_is_off():
     assert isinstance(_vector(), IndependentRows)
     assert _vector().metadata["autoreset_mode"] is AutoresetMode.DISABLED
+
+
+def test_a_simulator_that_raises_is_named_by_its_row():
+    class Broken(gymnasium.Wrapper):
+        def step(self, action):
+            raise ZeroDivisionError("no pole")
+
+        def reset(self, *, seed=None, options=None):
+            if seed is None:
+                raise OSError("no cart")
+            return super().reset(seed=seed, options=options)
+
+    whole, broken = functools.partial(make_single, CONFIG), lambda: HoldAfterEnd(Broken(make_single(CONFIG)))
+    env = side_by_side([whole, broken, whole], workers=0)
+    with pytest.raises(RowError, match=r"row 1 failed: OSError: no cart \(.*test_independent_rows.py:\d+\)"):
+        env.reset()
+    env.reset(seed=0)
+    with pytest.raises(RowError, match="row 1 failed: ZeroDivisionError: no pole") as caught:
+        env.step(np.ones(3, int))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(ValueError, match="2 seeds for 3"):  # Not a simulator's.
+        env.reset(seed=[1, 2])

@@ -89,3 +89,12 @@ def test_a_task_is_made_once():
 def test_models_are_told_apart():
     assert recorded_task("walker", "run").model == recorded_task("walker", "stand").model
     assert recorded_task("cartpole", "two_poles").model != recorded_task("cartpole", "swingup").model
+
+
+def test_no_renderer_is_asked_for(monkeypatch):
+    from dm_control.mujoco import Physics
+
+    monkeypatch.setattr(
+        Physics, "_make_rendering_contexts", lambda physics: pytest.fail("looks for a renderer")
+    )
+    assert RecordedTask("quadruped", "escape").physics_size == 57

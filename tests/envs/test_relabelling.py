@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from bpt_rl.types import UserError
-from envs import relabelling, suite
+from envs import relabelling, suite, worker_process
 
 
 @pytest.fixture(autouse=True)
@@ -97,16 +98,16 @@ def test_tasks_that_share_a_model_share_a_simulator_and_others_have_their_own(mo
 
 def test_tasks_are_listed_whole_or_by_what_physics_tells():
     assert relabelling.tasks_of("walker") == ("stand", "walk", "run")
-    assert relabelling.relabellable("walker", 18) == ("stand", "walk", "run")
-    assert relabelling.relabellable("cartpole", 4) == (
-        "balance",
-        "balance_sparse",
-        "swingup",
-        "swingup_sparse",
-    )
-    assert relabelling.relabellable("cartpole", 6) == ("two_poles",)
-    assert relabelling.relabellable("finger", 6) == ("spin",)  # The other tasks draw a target.
-    assert relabelling.relabellable("walker", 17) == ()
+    assert relabelling.relabellable("walker", 18) == (("stand", "walk", "run"), {})
+    told, refused = relabelling.relabellable("cartpole", 4)
+    assert told == ("balance", "balance_sparse", "swingup", "swingup_sparse")
+    assert list(refused) == ["two_poles", "three_poles"]
+    assert refused["three_poles"].endswith("three_poles: the recorded physics have 4 components, expected 8")
+    assert relabelling.relabellable("cartpole", 6)[0] == ("two_poles",)
+    told, refused = relabelling.relabellable("finger", 6)
+    assert told == ("spin",)
+    assert "drawn anew in every episode" in refused["turn_easy"]
+    assert relabelling.relabellable("walker", 17)[0] == ()
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -139,7 +140,7 @@ def test_no_more_episodes_are_asked_for_than_workers_can_use():
     begun = time.monotonic()
     found.close()
     assert not multiprocessing.active_children()
-    assert time.monotonic() - begun < relabelling.SECONDS_TO_LEAVE  # They left, and were not ended.
+    assert time.monotonic() - begun < worker_process.SECONDS_TO_LEAVE  # They left, and were not ended.
 
 
 def test_an_error_in_a_worker_is_the_consumers():
@@ -169,8 +170,57 @@ def test_a_worker_that_dies_is_said():
         child.join()
         yield _cartpole(2)
 
-    with pytest.raises(UserError, match=r"has died \(exit code -9\)"):
+    with pytest.raises(
+        UserError, match=r"process 0, which computes rewards of cartpole, has died \(exit code -9\)"
+    ):
         list(relabelling.relabel_many("cartpole", ("balance",), episodes(), workers=1))
+
+
+def test_a_worker_that_hangs_is_named_and_ended(monkeypatch):
+    monkeypatch.setattr(relabelling, "SECONDS_TO_ANSWER", 1.0)
+
+    def episodes():
+        yield _cartpole(2)
+        yield _cartpole(3)
+        (child,) = multiprocessing.active_children()
+        os.kill(child.pid, signal.SIGSTOP)
+        yield _cartpole(2)
+
+    found = relabelling.relabel_many("cartpole", ("balance",), episodes(), workers=1)
+    next(found)
+    with pytest.raises(
+        UserError,
+        match=r"process 0, which computes rewards of cartpole, hangs: .* for 1 seconds.*dataset\.workers=0",
+    ):
+        list(found)  # The episode before may have come back in time.
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_physics_without_an_axis_of_components_are_refused(workers):
+    physics, actions = _cartpole(3)
+    for episode in ((physics[:, 0], actions), (physics, actions[:, 0])):
+        with pytest.raises(UserError, match=r"are of shape \(3,\), expected one row per step"):
+            list(relabelling.relabel_many("cartpole", ("balance",), iter([episode]), workers=workers))
+
+
+def test_what_goes_wrong_in_a_worker_is_said_in_one_line(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no room")
+
+    ours, theirs = multiprocessing.Pipe()
+    monkeypatch.setattr(relabelling, "relabel_all", fail)
+    ours.send(_cartpole(2))
+    ours.send(_cartpole(2))
+    worker = threading.Thread(target=relabelling._work, args=(theirs, "cartpole", ("balance",)))
+    worker.start()
+    is_well, answer = ours.recv()
+    ours.recv()
+    ours.close()
+    worker.join(5)
+    assert not is_well
+    assert "RuntimeError: no room" in answer
+    assert "\n" not in answer
 
 
 def test_a_task_that_is_not_there_is_refused_before_any_episode():

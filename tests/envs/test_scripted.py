@@ -61,8 +61,8 @@ def test_the_mountain_car_climbs_before_the_limit():
     [
         EnvConfig("dark_room", grid_size=5),
         EnvConfig("cue_bandit", held_out_maps=9),
-        EnvConfig("dark_key_to_door", grid_size=5),
-        EnvConfig("hidden_goal"),
+        EnvConfig("dark_key_to_door", grid_size=5, held_out_goals=9),
+        EnvConfig("hidden_goal", held_out_goals=9),
     ],
     ids=lambda config: config.name,
 )
@@ -107,9 +107,18 @@ def test_noise_is_a_share_of_each_component_s_range():
     np.testing.assert_array_equal(wild.max(axis=(0, 1)), BOX.high)
 
 
-@pytest.mark.parametrize(("actions", "noise"), [(THREE, 1.1), (THREE, -0.1), (BOX, -1.0), (BOX, np.nan)])
-def test_noise_out_of_range_is_refused(actions, noise):
-    with pytest.raises(ValueError, match="noise must be a"):
+@pytest.mark.parametrize(
+    ("actions", "noise", "expected"),
+    [
+        (THREE, 1.1, "a probability, between 0 and 1; got 1.1"),
+        (THREE, -0.1, "between 0 and 1; got -0.1"),
+        (BOX, -1.0, "a finite number, at least 0; got -1"),
+        (BOX, np.nan, "a finite number, at least 0; got nan"),
+        (BOX, np.inf, "a finite number, at least 0; got inf"),
+    ],
+)
+def test_noise_out_of_range_is_refused(actions, noise, expected):
+    with pytest.raises(UserError, match=f"noise of the scripted actions must be .*{expected}"):
         ScriptedPolicy(_straight(actions).rule, actions, noise=noise)
 
 

@@ -118,6 +118,71 @@ def test_an_option_that_the_simulator_does_not_take_is_named(name, options, mess
         registry.env_spec(EnvConfig(name, options=options))
 
 
+class _Demanding(gymnasium.Env):
+    """Cannot be made."""
+
+    def __init__(self, size=3, **options):
+        del options
+        raise TypeError(f"a size is a word, not {size}")
+
+
+@pytest.fixture
+def demanding(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Demanding-v0", entry_point=_Demanding)
+    monkeypatch.setitem(gymnasium.registry, "Demanding-v0", spec)
+    homeless = gymnasium.envs.registration.EnvSpec("Homeless-v0", entry_point="envs.oracle:NoSuchEnv")
+    monkeypatch.setitem(gymnasium.registry, "Homeless-v0", homeless)
+
+
+@pytest.mark.usefixtures("demanding")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "Demanding-v0",
+            {},
+            r"Demanding-v0 cannot be made: TypeError: a size is a word, not 3 \(BPT_RL_TRACEBACK=1",
+        ),
+        (
+            "Demanding-v0",
+            {"size": 5},
+            r"made with env.options=\{'size': 5\}: TypeError: a size is a word, not 5 \(",
+        ),
+        ("Homeless-v0", {}, r"Homeless-v0 cannot be made: AttributeError: .*NoSuchEnv"),
+    ],
+)
+def test_what_a_constructor_raises_is_said(name, options, message):
+    with pytest.raises(UserError, match=message):
+        registry.env_spec(EnvConfig(name, options=options))
+
+
+def test_an_option_of_an_environment_that_a_module_registers_is_named(tmp_path, monkeypatch):
+    (tmp_path / "registers_something.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('FromModule-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    config = EnvConfig("registers_something:FromModule-v0", options={"sutton_barto_rewards": True})
+    with pytest.raises(UserError, match=r"no option 'sutton_barto_rewards' .*mean 'sutton_barto_reward'\?"):
+        registry.env_spec(config)
+
+
+@pytest.mark.usefixtures("robotics")
+@pytest.mark.parametrize("name", ["AdroitHandDoor-v1", "gymnasium_robotics:AdroitHandDoor-v1"])
+def test_nobody_is_told_of_rewards_that_are_mended(name):
+    code = f"""
+from envs import registry
+from envs.config import EnvConfig
+registry.make_vector(EnvConfig({name!r}, workers=1), 1).close()
+print(registry.env_spec(EnvConfig({name!r})).observation_size)
+"""
+    root = str(simulators.__file__).rsplit("/", 2)[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout == "39\n"
+    assert "reward functions" not in done.stderr
+
+
 def test_actions_can_be_taken_in_minus_one_to_one():
     config = EnvConfig("Pendulum-v1", rescale_actions=True)  # Its own torque is -2 .. 2.
     assert registry.env_spec(config).actions == ContinuousActions((-1.0,), (1.0,))
@@ -318,6 +383,12 @@ def test_all_demonstrations_of_the_door_earn_what_the_file_says(shared_data):
             "no_such_module:Env-v0",
             r"Env-v0 cannot be made: No module named 'no_such_module'.*Install the package",
         ),
+        (
+            ":",
+            r"env\.name=':' is no name of an environment; expected an id such as Hopper-v5, module:id, or dm_",
+        ),
+        (":Hopper-v4", r"env\.name=':Hopper-v4' is no name"),
+        ("a:b:c", r"env\.name='a:b:c' is no name"),
         ("CarRacing-v99", r"no environment is called 'CarRacing-v99'"),
     ],
 )
@@ -326,9 +397,23 @@ def test_a_name_that_nobody_knows_is_refused_with_the_nearest(name, message):
         registry.env_spec(EnvConfig(name))
 
 
-def test_an_environment_of_mujoco_py_is_refused_with_its_newer_versions():
-    with pytest.raises(UserError, match=r"mujoco_py, .* take the newest of .*Hopper-v4, Hopper-v5"):
-        registry.env_spec(EnvConfig("Hopper-v3"))
+@pytest.mark.usefixtures("robotics")
+@pytest.mark.parametrize(
+    ("name", "newer"),
+    [
+        ("Hopper-v2", "Hopper-v4, Hopper-v5"),
+        ("Hopper-v3", "Hopper-v4, Hopper-v5"),
+        ("HandReach-v0", "HandReach-v3"),
+    ],
+)
+def test_an_environment_of_mujoco_py_is_refused_with_its_newer_versions(name, newer):
+    with pytest.raises(UserError, match=rf"mujoco_py, .* take the newest of {newer}$"):
+        registry.env_spec(EnvConfig(name))
+
+
+def test_a_name_that_does_not_work_is_not_the_nearest():
+    with pytest.raises(UserError, match=r"nearest names are Hopper-v5, Hopper-v4, (?!Hopper)"):
+        registry.env_spec(EnvConfig("Hoper-v5"))
 
 
 @pytest.mark.parametrize(

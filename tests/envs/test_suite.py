@@ -1,5 +1,6 @@
 """dm_control's tasks show what ExoRL recorded, take actions in [-1, 1], and end as the suite says."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -178,6 +179,52 @@ def test_a_task_that_needs_a_renderer_says_so():
     env = suite.make(EnvConfig("dm_control:quadruped/escape"))
     with pytest.raises(
         UserError, match=r"quadruped/escape cannot begin an episode: No OpenGL .* MUJOCO_GL=egl"
+    ):
+        env.reset(seed=0)
+
+
+WITHOUT_A_SCREEN = """
+import os
+from bpt_rl.types import UserError
+from envs import relabelling, suite
+from envs.config import EnvConfig
+env = suite.make(EnvConfig("dm_control:quadruped/escape"))
+for _ in range(2):
+    try:
+        env.reset(seed=0)
+    except UserError as error:
+        print(error)
+print("MUJOCO_GL" in os.environ, relabelling.relabellable("quadruped", 57)[0])
+"""
+
+
+@pytest.mark.slow
+def test_without_a_screen_nothing_looks_for_one():
+    away = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    variables = {name: value for name, value in os.environ.items() if name not in away}
+    root = str(suite.__file__).rsplit("/", 2)[0]
+    command = [sys.executable, "-c", WITHOUT_A_SCREEN]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env={**variables, "PYTHONPATH": root}, check=True
+    )
+    first, second, last = done.stdout.splitlines()
+    assert first == second
+    assert "quadruped/escape cannot begin an episode" in first
+    assert "MUJOCO_GL=egl" in first
+    assert last == "False ('walk', 'run', 'escape')"
+
+
+def test_a_renderer_that_fails_in_mujoco_itself_is_named_too(monkeypatch):
+    import mujoco
+
+    env = suite.make(EnvConfig("dm_control:quadruped/escape"))
+
+    def fail(physics):
+        raise mujoco.FatalError("an OpenGL platform library has not been loaded into this process")
+
+    monkeypatch.setattr(type(env.unwrapped._env.physics), "_make_rendering_contexts", fail)
+    with pytest.raises(
+        UserError, match=r"cannot begin an episode: an OpenGL platform library .* MUJOCO_GL=egl"
     ):
         env.reset(seed=0)
 

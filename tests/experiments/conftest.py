@@ -4,7 +4,9 @@ import importlib
 import sys
 from typing import NamedTuple
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 
 class Result(NamedTuple):
@@ -27,6 +29,40 @@ class Result(NamedTuple):
 def cache(tmp_path_factory):
     """A folder for generated and converted datasets that all tests share."""
     return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Runs of one configuration compile the same functions; within a module all but the first find them on disk."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for values in (options, before):
+        compilation_cache.reset_cache()  # JAX looks at the options once, at its first compilation.
+        for name, value in values.items():
+            jax.config.update(name, value)
+        if values is options:
+            yield
+
+
+@pytest.fixture(scope="module")
+def keep_compiled(tmp_path_factory):
+    """For runs that compile the same functions: all but the first find them on disk."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for values in (options, before):
+        compilation_cache.reset_cache()  # JAX looks at the options once, at its first compilation.
+        for name, value in values.items():
+            jax.config.update(name, value)
+        if values is options:
+            yield
 
 
 @pytest.fixture

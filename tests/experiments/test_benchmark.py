@@ -80,3 +80,11 @@ def test_a_gpu_alone_chooses_its_table():
     assert benchmark.implied(["device=gpu"]) == ["benchmark=gpu"]
     assert benchmark.implied(["device=gpu", "benchmark=largest"]) == []
     assert benchmark.implied(["device=cpu"]) == []
+
+
+def test_an_environment_that_nobody_knows_is_refused_before_anything_is_measured(entry, tmp_path):
+    options = ("benchmark.parts=[environments]", "benchmark.environments=[cue_bandit,Hoper-v5]")
+    assert (
+        "no environment is called 'Hoper-v5'" in entry("benchmark", *options, "hydra.run.dir=out").refusal()
+    )
+    assert not list(tmp_path.glob("out/*.csv"))

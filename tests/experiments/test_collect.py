@@ -1,5 +1,8 @@
 """Whoever plays, whole episodes end up in an ordinary store."""
 
+import os
+import signal
+
 import gymnasium
 import numpy as np
 import pytest
@@ -56,15 +59,17 @@ def test_what_is_recorded_is_what_happened(entry, tmp_path):
 
 
 def test_an_interrupt_keeps_what_was_collected(entry, tmp_path, monkeypatch):
-    real = collect.between_items
+    real = collect.until_stopped
 
     def interrupted(items):
         for count, item in enumerate(real(items)):
-            if count == 4:
-                raise KeyboardInterrupt
+            if count == 3:
+                os.kill(
+                    os.getpid(), signal.SIGINT
+                )  # While the consumer has the episode, or the next one is played.
             yield item
 
-    monkeypatch.setattr(collect, "between_items", interrupted)
+    monkeypatch.setattr(collect, "until_stopped", interrupted)
     result = entry("collect", "path=store", *ROOM, "policy=random", "episodes=12")
     assert result.code == 0
     assert len(open_store(tmp_path / "store")) == 4
@@ -74,3 +79,49 @@ def test_an_interrupt_keeps_what_was_collected(entry, tmp_path, monkeypatch):
 def test_nothing_is_written_over(entry, tmp_path, policy):
     (tmp_path / "store").mkdir()
     assert "store exists" in entry("collect", "path=store", *ROOM, f"policy={policy}").refusal()
+
+
+class _Endless(gymnasium.Env):
+    """Goes on for ever."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+def test_an_environment_without_a_limit_is_given_one(entry, tmp_path, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Endless-v0", entry_point=_Endless)
+    monkeypatch.setitem(gymnasium.registry, "Endless-v0", spec)
+    options = ("path=store", "env=gymnasium", "env.name=Endless-v0", "policy=random", "episodes=2", "rows=1")
+    assert "Endless-v0 has no time limit" in entry("collect", *options).refusal()
+    train = ("dataset=recorded", "dataset.id=store", "env=gymnasium", "env.name=Endless-v0")
+    assert "Endless-v0 has no time limit" in entry("train", *train).refusal()
+    assert entry("collect", *options, "env.max_episode_steps=4").code == 0
+    assert open_store(tmp_path / "store").lengths.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("nothing", ["env=none", "env=null"])
+def test_a_collection_without_an_environment_is_refused(entry, nothing):
+    assert (
+        f"needs an environment to play in, and {nothing} has none"
+        in entry("collect", "path=store", nothing).refusal()
+    )
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.5])
+def test_noise_out_of_range_is_one_message(entry, noise):
+    message = entry("collect", "path=store", *ROOM, "policy=scripted", f"noise={noise}").refusal()
+    assert "noise" in message
+
+
+def test_what_is_kept_of_a_family_names_its_own_sizes(entry, tmp_path):
+    options = ("env.name=dark_key_to_door", "policy=random", "episodes=300", "env.max_episode_steps=2")
+    assert entry("collect", "path=store", "env=gymnasium", *options).code == 0
+    env = open_store(tmp_path / "store").metadata["source"]["env"]
+    assert (env["grid_size"], env["held_out_goals"]) == (9, 64)

@@ -1,6 +1,8 @@
 """The YAML files: everything composes, and runs that are compared differ in their context alone."""
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
@@ -8,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from envs import registry
-from envs.config import FAMILIES
-from experiments import command_line, schema
+from envs.config import FAMILIES, EnvConfig
+from experiments import collect, command_line, overrides, schema
 
 EXPERIMENTS = sorted(path.stem for path in (command_line.CONFIGS / "experiment").glob("*.yaml"))
 SIMULATORS = {
@@ -66,6 +68,40 @@ def test_runs_with_other_contexts_differ_in_nothing_else(compose, experiment):
     for episodes, config in configs.items():
         assert config.context.episodes == episodes
         assert replace(config, context=replace(config.context, episodes=1)) == configs[1]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        EnvConfig("dark_room", split_seed=3, grid_size=5, training_goals=7),
+        EnvConfig("dark_key_to_door"),
+        EnvConfig("dark_key_to_door", grid_size=5, held_out_goals=3, max_episode_steps=9, workers=2),
+        EnvConfig("cue_bandit", split_seed=1, num_cues=5, num_arms=3, training_maps=9, held_out_maps=4),
+        EnvConfig("hidden_goal", split_seed=2, training_goals=30),
+        EnvConfig("AdroitHandDoor-v1", max_episode_steps=300, d4rl_rewards=False, rescale_actions=True),
+        EnvConfig(
+            "Some-v0",
+            options={
+                "text": 'it\'s "here\\", a: {b}',
+                "end": "1\\",
+                "empty": "",
+                "rows": ["SFFG", "F H"],
+                "deep": {"scale": 1e-9, "is_on": False, "nothing": None, "pair": [1, -2.5]},
+            },
+        ),
+    ],
+    ids=lambda env: env.name,
+)
+def test_what_a_collection_says_to_train_on_is_its_environment(compose, env):
+    tokens = shlex.split(" ".join(collect._overrides(env)))
+    assert not any(token.startswith("env.workers") for token in tokens)
+    assert compose("seed=8", *overrides.quoted(tokens)).env == replace(env.resolved(), workers=0)
+
+
+@pytest.mark.parametrize("path", ["store", "/a/b-c/d.1", "a b", "it's, [mine]", "d=e", "été"])
+def test_the_path_of_a_collection_survives_the_shell(compose, path):
+    (token,) = shlex.split(collect._dataset(Path(path)))
+    assert compose("dataset=recorded", *overrides.quoted([token])).dataset.id == path
 
 
 def test_without_overrides_it_is_the_dark_room_with_eight_episodes(compose):

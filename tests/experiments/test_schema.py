@@ -1,5 +1,6 @@
 """The configurations are plain dataclasses that come and go through YAML unchanged, and need no JAX."""
 
+import math
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -45,6 +46,10 @@ def test_a_configuration_survives_yaml():
         (lambda: EvaluateConfig(), "expected run=RUN_DIR"),
         (lambda: EvaluateConfig(run="x", checkpoint="first"), "checkpoint must be last or best, got 'first'"),
         (lambda: CollectConfig(), "expected path=FOLDER"),
+        (lambda: CollectConfig("x", noise=math.inf), "noise must be finite, got inf"),
+        (lambda: CollectConfig("x", noise=math.nan), "noise must be at least 0, got nan"),
+        (lambda: CollectConfig("x", temperature=math.inf), "temperature must be finite, got inf"),
+        (lambda: CollectConfig("x", target_return=math.nan), "target_return must be finite, got nan"),
     ],
 )
 def test_values_out_of_range_are_refused(make, message):

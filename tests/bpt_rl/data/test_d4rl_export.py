@@ -1,5 +1,8 @@
 """D4RL's layout, written and read back by our reader and by h5py."""
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -83,3 +86,40 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"x\.hdf5 cannot be written \(no space left\)"):
         export_d4rl(tiny_source(), tmp_path / "out" / "x.hdf5")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from bpt_rl.data.d4rl_export import export_d4rl
+from bpt_rl.testing import tiny_source
+from bpt_rl.types import UserError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+try:
+    export_d4rl(tiny_source(num_episodes=400, observation_size=50), Path(sys.argv[1]), compress=False)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_message_and_no_crash(tmp_path):
+    command = [sys.executable, "-c", FULL, str(tmp_path / "x.hdf5")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "x.hdf5 cannot be written" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_exports_at_once_the_first_stays(tmp_path, monkeypatch):
+    path = tmp_path / "x.hdf5"
+
+    def slower(file, source):
+        path.write_text("the other's")
+
+    monkeypatch.setattr(d4rl_export, "_write_ends", slower)
+    with pytest.raises(UserError, match=r"x\.hdf5 was written by somebody else"):
+        d4rl_export.export_d4rl(tiny_source(), path)
+    assert path.read_text() == "the other's"
+    assert [found.name for found in tmp_path.iterdir()] == ["x.hdf5"]

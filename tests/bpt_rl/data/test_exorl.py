@@ -90,6 +90,18 @@ def test_the_layout_of_the_downloads_is_found(tmp_path):
         assert "environment" not in contents.facts
 
 
+def test_tasks_are_refused_before_anything_is_written(tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    def refuse(episodes):
+        raise UserError("no such task")
+
+    recording = exorl.recording(_folder(tmp_path), tasks=("a",), relabel=refuse)
+    with pytest.raises(UserError, match="no such task"):
+        convert(recording, tmp_path / "out")
+    assert "writing" not in caplog.text
+
+
 def _plus(*constants: float):
     """Rewards that show what they were computed from: physics plus action plus a constant of the task."""
 

@@ -59,6 +59,11 @@ def test_episodes_with_a_manifest_beside_them_are_episodes(folders):
     assert parse("walker?task=stand").tasks == ("stand",)
 
 
+def test_a_folder_of_the_same_name_is_not_taken_for_a_dataset_of_minaris(folders):
+    (folders / "mine" / "hop-v0").mkdir(parents=True)
+    assert parse("minari:mine/hop-v0") == DatasetId("minari:mine/hop-v0", "minari", "mine/hop-v0")
+
+
 def test_a_path_with_its_source_in_front_is_taken_at_its_word(folders):
     (folders / "file.bin").touch()
     assert parse("ogbench:file.bin") == DatasetId("ogbench:file.bin", "ogbench", path=Path("file.bin"))
@@ -73,12 +78,16 @@ def test_a_path_with_its_source_in_front_is_taken_at_its_word(folders):
         ("minair:D4RL/door/human-v2", "unknown source 'minair'; did you mean 'minari'"),
         ("minari:", "names no dataset"),
         ("d4rl:hopper-medium-v2?task=hop", "only rewards of exorl datasets"),
+        ("file.hdf5?task=hop", "only rewards of exorl datasets"),
         ("exorl:walker/proto?tusk=walk", r"expected \?task=NAME"),
         ("exorl:walker/proto?task=", r"expected \?task=NAME"),
+        ("exorl:walker/proto?task=walk+run+walk", "asks for a task twice"),
+        ("exorl:walker/proto?task=walk+all", "all alone, which stands for every one"),
         ("nowhere/data.hdf5", "there is no file or folder 'nowhere/data.hdf5'"),
         (".", "is a folder, but no dataset"),
     ],
 )
 def test_what_means_nothing_is_refused(text, message):
+    Path("file.hdf5").touch()
     with pytest.raises(UserError, match=message):
         parse(text)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bpt_rl.data.config import ContextConfig
-from bpt_rl.data.mixture import Mixture, task_names
+from bpt_rl.data.mixture import Mixture
 from bpt_rl.data.sampling import BatchSampler
 from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS, MemorySource, tiny_source
 from bpt_rl.types import ContinuousActions, EnvSpec, Episode, EpisodeSource, UserError
@@ -51,7 +51,7 @@ def test_tasks_of_one_environment_are_shared_and_others_kept_apart():
 
 def test_tasks_of_the_same_name_are_one():
     parts = [tiny_source(num_episodes=4), tiny_source(num_episodes=4)]
-    mixture = Mixture(parts, [["walk", "run"], ["run", "stand"]])
+    mixture = Mixture(parts, [{0: "walk", 1: "run"}, {0: "run", 1: "stand"}])
     assert mixture.tasks.tolist() == [0, 1, 0, 1, 1, 2, 1, 2]
     assert mixture[4].task == 1
 
@@ -85,7 +85,7 @@ def test_each_source_is_drawn_as_often_as_its_weight_says(weighting):
         batch_steps=400,
         loss_episodes="all",
         seed=3,
-        weights=mixture.episode_weights([1.0, 3.0]),
+        weights=mixture.episode_weights([1.0, 3.0], np.arange(45)),
     )
     rewards = np.concatenate([sampler.batch(step).rewards.ravel() for step in range(200)])
     episodes = np.array([(rewards == 1).sum() / 4, (rewards == 2).sum() / 2])
@@ -102,11 +102,14 @@ def test_equal_weights_draw_without_repetition_within_a_chain():
         batch_steps=5,
         loss_episodes="all",
         seed=0,
-        weights=mixture.episode_weights([1.0, 1e-4]),
+        weights=mixture.episode_weights([1.0, 1e-4], np.arange(5)),
     )
     assert sorted(sampler.batch(0).rewards.ravel().tolist()) == [1, 1, 2, 2, 2]
 
 
-def test_names_of_tasks_come_from_what_a_conversion_recorded():
-    assert task_names({"facts": {"tasks": ["walk", "run"]}}) == ["walk", "run"]
-    assert task_names({}) == []
+def test_weights_are_those_of_what_is_left_to_draw():
+    mixture = Mixture([_constant(1, num_episodes=4, length=1), _constant(2, num_episodes=6, length=1)])
+    weights = mixture.episode_weights([1e308, 1.7e308], np.array([0, 5, 6, 9]))
+    np.testing.assert_allclose(3 * weights[5] / weights[0], 1.7)
+    with pytest.raises(UserError, match=r"dataset number 2 of the mixture \(still\) has a weight, but none"):
+        mixture.episode_weights([1.0, 1.0], np.arange(4))

@@ -68,3 +68,14 @@ def test_json_gives_the_same_bits_back():
     np.testing.assert_array_equal(after.observation_mean, before.observation_mean)
     np.testing.assert_array_equal(after.observation_std, before.observation_std)
     assert (after.reward_scale, after.return_scale) == (before.reward_scale, before.return_scale)
+
+
+def test_only_the_chosen_episodes_count():
+    source = tiny_source(num_episodes=7, longest=6)
+    chosen = [1, 4, 5]
+    fitted = fit_normaliser(source, normalise_observations=True, episodes=np.array([5, 1, 4]))
+    observations = np.concatenate([source[index].observations for index in chosen]).astype(np.float64)
+    np.testing.assert_allclose(fitted.observation_mean, observations.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(fitted.observation_std, observations.std(axis=0), rtol=1e-5)
+    assert fitted.return_scale == np.abs(source.returns[chosen]).max()
+    assert fitted.reward_scale == max(np.abs(source[index].rewards).max() for index in chosen)

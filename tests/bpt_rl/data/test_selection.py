@@ -26,7 +26,8 @@ def test_every_task_keeps_its_own_best():
 
 def test_a_small_share_leaves_one_of_each_task():
     source = _source([5, 1, 3, -2, -9], [0, 0, 0, 7, 7])
-    assert best_episodes(source, 0.001).tolist() == [0, 3]
+    for share in (0.001, 1e-12):
+        assert best_episodes(source, share).tolist() == [0, 3]
 
 
 def test_all_is_all():

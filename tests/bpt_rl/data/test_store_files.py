@@ -69,6 +69,33 @@ def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"store", running.name, fresh.name, stranger.name}
 
 
+def test_no_clock_has_the_folder_of_a_living_writer_removed(tmp_path, monkeypatch):
+    """A writer in another container, or on another machine, has a number that is nobody's here."""
+    folder = tmp_path / "store"
+    with store_files.whole_folder(folder) as partial:
+        (partial / store_files.MANIFEST).write_text("{}")
+        elsewhere = partial.rename(tmp_path / "store.partial-999999999-0123abcd")
+        monkeypatch.setattr(store_files.time, "time", lambda: elsewhere.stat().st_mtime + 1e6)
+        with store_files.whole_folder(folder) as other:
+            (other / store_files.MANIFEST).write_text("{}")
+        assert (elsewhere / store_files.MANIFEST).exists()
+        elsewhere.rename(partial)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_where_no_folder_can_be_held_none_is_removed_and_all_are_written(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr(store_files.fcntl, "flock", unknown)
+    left = tmp_path / "store.partial-999999999-0123abcd"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    with store_files.whole_folder(tmp_path / "store") as partial:
+        (partial / store_files.MANIFEST).write_text("{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"store", left.name}
+
+
 def test_writers_at_the_same_time_leave_one_whole_store(tmp_path):
     folder, spec = tmp_path / "store", EnvSpec("race", 1, FIVE_ARMS)
 

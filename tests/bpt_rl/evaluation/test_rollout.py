@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from bpt_rl import testing
 from bpt_rl.evaluation.rollout import rollout
-from bpt_rl.types import UserError
+from bpt_rl.types import RowError, UserError
 
 LENGTHS = ((2, 3), (5, 1), (3,))
 
@@ -167,9 +167,49 @@ def test_numbers_that_are_not_finite_are_refused_by_place(what):
             return observation, reward, *rest
 
     with pytest.raises(
-        UserError, match=rf"{what} that is not finite.*row 0, episode 1 of its chain, step [12]"
+        UserError,
+        match=rf"{what} that is not finite.*row 0 of Spoon-v1, episode 1 of its chain, step [12]",
     ):
-        _run(Broken(LENGTHS))
+        _run(Broken(LENGTHS), name="Spoon-v1")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            RowError(2, "ArithmeticError: bent"),
+            r"failed in row 2 of Spoon-v1, episode 1 of its chain, step 1: Arith",
+        ),
+        (UserError("worker process 0 hangs"), "Spoon-v1: worker process 0 hangs"),
+        (
+            KeyError("bowl"),
+            r"failed, in a call for all rows \(.* row 1 of Spoon-v1, .* step 4\): KeyError: 'bowl'",
+        ),
+    ],
+)
+def test_an_environment_that_raises_is_named_with_the_place(error, expected):
+    class Broken(testing.TinyVectorEnv):
+        def step(self, actions):
+            if self.t[1] == 4:
+                raise error from ZeroDivisionError()
+            return super().step(actions)
+
+    with pytest.raises(UserError, match=expected) as caught:
+        _run(Broken(LENGTHS), name="Spoon-v1")
+    assert isinstance(
+        caught.value.__cause__, ZeroDivisionError if isinstance(error, RowError) else type(error)
+    )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(3)])
+def test_what_is_no_fault_of_the_environment_passes(error):
+    class Stopped(testing.TinyVectorEnv):
+        def reset(self, *, seed=None, options=None):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        _run(Stopped(LENGTHS))
+    assert caught.value is error
 
 
 def test_actions_that_are_not_finite_are_refused():

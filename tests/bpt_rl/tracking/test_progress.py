@@ -86,3 +86,22 @@ def test_rates_are_short(number, text):
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (75.2, "1:15"), (3700.0, "1:01:40")])
 def test_times_are_clocks(seconds, text):
     assert progress._clock(seconds) == text
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(clock, monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    _play(clock)
+    assert terminal.getvalue() == "train 5/40  loss 1.235  500 tokens/s  0:35 left\n"
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, _Terminal])
+def test_a_job_goes_on_where_nobody_reads_any_longer(clock, monkeypatch, kind):
+    class Gone(kind):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setenv("TERM", "dumb")
+    _play(clock, updates=9, seconds=20.0)

@@ -1,5 +1,6 @@
 """Trackers are built from names, told alike, and missing ones say what to install."""
 
+import resource
 import sys
 import types
 
@@ -68,6 +69,42 @@ def test_tensorboard_writes_event_files(tmp_path):
         (7, "loss", 2.0),
         (7, "return", 0.5),
     ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_a_full_disk_is_one_message(kind, tmp_path):
+    if kind == "tensorboard":
+        pytest.importorskip("tensorboardX")
+    tracker = build_tracker(TrackerConfig(kinds=[kind]), tmp_path, run_config={})
+    tracker.log(1, {"loss": 2.0})
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), hard))
+    try:
+        for attempt in (lambda: tracker.log(2, {"loss": 2.0}), tracker.close):
+            with pytest.raises(
+                UserError, match=r"no room on the disk for .*(metrics\.csv|events[.a-z0-9]*) \(File too"
+            ):
+                attempt()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+
+
+def test_event_files_are_numbered_and_none_is_written_over(tmp_path):
+    """TensorBoard reads them in the order of their names."""
+    pytest.importorskip("tensorboardX")
+    for step in range(3):
+        tracker = build_tracker(
+            TrackerConfig(kinds=["tensorboard"]), tmp_path, run_config={}, resume_step=step
+        )
+        tracker.log(step + 1, {"loss": 1.0})
+        tracker.close()
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert all("tfevents" in path.name for path in files)  # Or TensorBoard does not see it.
+    steps = [[event.step for event in _events(path) if event.summary.value] for path in files]
+    assert steps == [[1], [2], [3]]
 
 
 def _events(path):

@@ -187,5 +187,5 @@ def test_damaged_manifests_are_refused(copied, content, message):
 
 def test_a_damaged_index_is_refused(copied):
     (copied / "index.json").write_text('{"format": 1}')
-    with pytest.raises(UserError, match="has no names"):
+    with pytest.raises(UserError, match="does not name checkpoints beside it"):
         restore_params(copied, _state().params, IDENTITY)

@@ -21,7 +21,7 @@ def test_optimizer_options_out_of_range_are_refused(option, value):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("steps", 0), ("batch_steps", 0), ("accumulate", 0), ("log_every", 0), ("evaluate_every", -1),
-     ("checkpoint_every", -1)],
+     ("checkpoint_every", -1), ("skip_bad_batches", -1)],
 )  # fmt: skip
 def test_training_options_out_of_range_are_refused(option, value):
     with pytest.raises(ValueError, match=rf"training\.{option} must be at least.*{value}"):

@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -133,16 +134,76 @@ def test_average_is_the_mean_over_records_as_floats():
         average([])
 
 
-def test_a_loss_that_is_not_finite_names_its_step_and_a_way_out():
-    def poisoned():
-        for step, batch in enumerate(tiny.batches()):
-            bad = batch.observations * (np.float32("nan") if step == 3 else np.float32(1))
-            yield batch._replace(observations=bad)
+def _poisoned(*steps, value="nan"):
+    """Batches, those of `steps` with a number in them that is not finite."""
+    for step, batch in enumerate(tiny.batches()):
+        if step in steps:
+            batch.observations[2, 1, 0] = np.float32(value)
+        yield batch
 
-    records = list(train(_state(), STEP, poisoned(), seed=0, num_steps=6))
+
+def test_a_loss_that_is_not_finite_names_its_step_and_a_way_out():
+    records = list(train(_state(), STEP, _poisoned(3), seed=0, num_steps=6))
     with pytest.raises(UserError, match=r"step 4: .*loss=nan.*learning_rate.*before step 4"):
         average(records)
     assert np.isfinite(average(records[:3])["loss"])
+
+
+def _skipping(loss=tiny.loss, **options):
+    return make_train_step(GRAPHDEF, loss, TX, skips_bad_batches=True, **options)
+
+
+def test_a_bad_batch_that_is_skipped_changes_nothing():
+    """Neither the parameters nor the optimiser see it: the rest is as if its step had done nothing."""
+    step = _skipping(tiny.noisy_loss)
+    *_, last = train(_state(), step, _poisoned(1, 3, value="inf"), seed=0, num_steps=6)
+    expected, key = _state(), jax.random.key(0)
+    for number, batch in enumerate(tiny.batches(num_steps=6)):
+        if number in (1, 3):
+            expected = expected._replace(step=expected.step + 1)
+        else:
+            expected, _ = NOISY_STEP(expected, batch, key)
+    _assert_equal(_host(last.state), _host(expected))
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite():
+    def loss(model, batch, key):
+        value, metrics = tiny.loss(model, batch, key)
+        root = jnp.sqrt(jnp.abs(model.bias[...]).sum())  # 0 at 0, where its slope is infinite
+        return value + root - jax.lax.stop_gradient(root), metrics
+
+    state, metrics = _skipping(loss)(_state(), tiny.batch(0), jax.random.key(0))
+    assert np.isfinite(metrics["loss"])
+    assert not np.isfinite(metrics["gradient_norm"])
+    _assert_equal(_host(state), _host(_state()._replace(step=np.int32(1))))
+
+
+def test_skipped_batches_are_counted_and_left_out_of_the_means():
+    records = list(train(_state(), _skipping(accumulate=2), _poisoned(1, 4), seed=0, num_steps=6))
+    averaged = average(records, may_skip=2)
+    assert averaged["skipped_batches"] == 2
+    good = [record.metrics["loss"] for record in records if record.step not in (2, 5)]
+    np.testing.assert_allclose(averaged["loss"], np.mean(good), rtol=1e-6)
+    with pytest.raises(
+        UserError, match=r"more .* than training.skip_bad_batches allows.* at gradient step 5: .*loss=nan"
+    ):
+        average(records, may_skip=1)
+    alone = average(records[1:2], may_skip=1)
+    assert alone["skipped_batches"] == 1
+    assert np.isnan(alone["loss"])
+    assert average(records[:1], may_skip=0)["skipped_batches"] == 0
+
+
+def test_steps_that_skip_nothing_ask_nothing():
+    text = [
+        make_train_step(GRAPHDEF, tiny.loss, TX, **options)
+        .lower(_state(), tiny.batch(0), jax.random.key(0))
+        .as_text()
+        for options in ({}, {"skips_bad_batches": False}, {"skips_bad_batches": True})
+    ]
+    assert text[0] == text[1]
+    assert "is_finite" not in text[0]
+    assert "is_finite" in text[2]
 
 
 def test_only_the_optimiser_may_promote_types():

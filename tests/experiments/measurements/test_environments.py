@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import MultiDiscrete
 
+from bpt_rl.types import UserError
 from envs import registry
 from envs.config import EnvConfig
 from experiments.measurements import environments
@@ -99,9 +100,17 @@ def test_rates_are_of_all_rows_together(make_job, monkeypatch):
 
 def test_what_cannot_be_made_is_left_out_and_said(make_job, monkeypatch, capsys):
     monkeypatch.setattr(environments, "SECONDS", 0.001)
-    job = make_job(environments=["Hoper-v5", "cue_bandit"])
-    assert [row["environment"] for row in environments.measure(job)] == ["cue_bandit"]
+    monkeypatch.setattr(environments, "NAMES", ["Hoper-v5", "cue_bandit"])
+    assert [row["environment"] for row in environments.measure(make_job())] == ["cue_bandit"]
     assert "left out: Hoper-v5 (no environment is called 'Hoper-v5'; the nearest" in capsys.readouterr().out
+
+
+def test_those_that_are_asked_for_by_name_must_be_there():
+    environments.require_there(["cue_bandit", "CartPole-v1"])
+    with pytest.raises(UserError, match=r"benchmark\.environments: no environment is called 'Hoper-v5'"):
+        environments.require_there(["cue_bandit", "Hoper-v5"])
+    with pytest.raises(UserError, match=r"benchmark\.environments: env\.name is empty"):
+        environments.require_there([""])
 
 
 def test_by_default_there_is_one_of_each_kind(make_job, monkeypatch):

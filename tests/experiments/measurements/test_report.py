@@ -1,5 +1,7 @@
 """From CSV files to a Markdown table and figures, wherever the files come from."""
 
+import re
+
 import pytest
 
 from experiments import run_directory
@@ -59,3 +61,39 @@ def test_every_part_offers_rows_and_tables():
         module = report.part(name)
         assert callable(module.measure)
         assert module.tables([]) is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        (
+            "memory.csv",
+            lambda text: text[:-9],
+            r"memory\.csv, line 5: not as many cells as there are columns",
+        ),
+        (
+            "memory.csv",
+            lambda text: text.replace("64.0", "sixty"),
+            r"memory\.csv is not what .*ValueError: .*'sixty'",
+        ),
+        (
+            "memory.csv",
+            lambda text: text.replace("tokens", "lengths"),
+            r"memory\.csv is not what .*KeyError: 'tokens'",
+        ),
+        (
+            "memory.csv",
+            lambda text: text.replace("4096", "4k"),
+            "is not what the benchmark of this version writes",
+        ),
+        ("memory.csv", lambda text: text.replace("policy", "pol\0icy"), "memory"),
+        ("environment.json", lambda text: text[:20], r"environment\.json is not JSON"),
+        ("environment.json", lambda text: '{"versions": 3}', r"environment\.json is not what .*TypeError"),
+    ],
+)
+def test_a_damaged_file_is_one_message(folder, capsys, file, change, expected):
+    (folder / file).write_text(change((folder / file).read_text()))
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(folder)])
+    message = capsys.readouterr().err
+    assert re.fullmatch(rf"error: .*{expected}.*\n", message), message

@@ -1,0 +1,437 @@
+"""Files of a stranger: nothing in them runs, and each is refused with one message that says why.
+
+What would run leaves a marker: the pickle here touches a file when it is read, and no test may end with that file
+there. Command lines of a stranger are in test_configuration_checks.py.
+"""
+
+import json
+import os
+import pickle
+import stat
+import zipfile
+from pathlib import Path
+
+import h5py
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bpt_rl.data import exorl
+from bpt_rl.data.columns import _header
+from bpt_rl.data.episodes import _checksum, open_store, write_store
+from bpt_rl.data.unzip import extract_zip
+from bpt_rl.training import checkpoint_files
+from bpt_rl.training.checkpoint import checkpoint_step, restore_params, save_checkpoint
+from bpt_rl.training.state import TrainState
+from bpt_rl.types import ContinuousActions, EnvSpec, Episode, UserError
+from experiments import dataset_facts, run_directory
+from tests.experiments import fake_runs, pendulum_files
+
+SECRET = "sesame-open-4711-abcdef"
+PENDULUM = ("env=gymnasium", "env.name=Pendulum-v1", "dataset=recorded", "context.episodes=1")
+NESTED = "[" * 100_000 + "]" * 100_000
+IDENTITY = {"agent": "tiny"}
+PARAMS = {"weight": jnp.zeros((3, 2))}
+
+
+class Touch:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def marker(tmp_path):
+    return tmp_path / "marker"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran(marker, monkeypatch):
+    monkeypatch.setenv("BPT_TEST_SECRET_KEY", SECRET)
+    yield
+    assert not marker.exists()
+
+
+@pytest.fixture
+def pickled(marker) -> bytes:
+    data = pickle.dumps(Touch(marker))
+    pickle.loads(data)  # It does what nothing here may give it the chance to do.
+    assert marker.exists()
+    marker.unlink()
+    return data
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with everything but checkpoints."""
+    folder = tmp_path / "run"
+    return fake_runs.write(folder, fake_runs.config(episodes=2), {4.0: fake_runs.rising(top=3)})
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of one episode of Pendulum."""
+    spec = EnvSpec("Pendulum-v1", 3, ContinuousActions((-2.0,), (2.0,)), 200)
+    episode = Episode(
+        np.ones((5, 3), np.float32),
+        np.zeros((5, 1), np.float32),
+        np.ones(5, np.float32),
+        is_terminal=False,
+        task=0,
+    )
+    return write_store(tmp_path / "store", spec, [episode], metadata={}).folder
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    state = TrainState(PARAMS, {"moment": jnp.zeros(2)}, jnp.asarray(4))
+    save_checkpoint(tmp_path / "checkpoints", state, IDENTITY)
+    return tmp_path / "checkpoints"
+
+
+def _change(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _change_manifest(store: Path, change) -> None:
+    """Changes the manifest of a store, and makes its checksum right again, as a stranger can."""
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
+
+
+# Pickles under other names.
+
+
+@pytest.mark.parametrize("name", ["data.npz", "data.npy", "data.hdf5", "data.pkl"])
+def test_a_pickle_under_the_name_of_a_dataset(entry, tmp_path, pickled, name):
+    (tmp_path / name).write_bytes(pickled)
+    message = entry("train", *PENDULUM, f"dataset.id={name}").refusal()
+    assert name in message
+
+
+def test_a_pickle_in_place_of_a_column(entry, store, pickled):
+    (store / "rewards.npy").write_bytes(pickled)
+    assert (
+        "rewards.npy is cut short or was changed"
+        in entry("train", *PENDULUM, f"dataset.id={store}").refusal()
+    )
+
+
+def test_a_pickle_in_place_of_a_configuration(entry, run, pickled):
+    (run / "config.yaml").write_bytes(pickled)
+    assert "is not the configuration of a run" in entry("evaluate", f"run={run}").refusal()
+
+
+def test_a_pickle_that_hydra_would_run_again(entry, tmp_path, pickled):
+    (tmp_path / "config.pickle").write_bytes(pickled)
+    message = entry("train", "--experimental-rerun", "config.pickle", cached=False).refusal()
+    assert "reads a pickle" in message
+
+
+# Arrays.
+
+
+def _npz(path: Path, **arrays) -> Path:
+    np.savez(path, allow_pickle=True, **arrays)
+    return path
+
+
+def test_an_array_of_objects(entry, tmp_path, marker):
+    objects = np.array([Touch(marker)] * 8, object)
+    rows = np.zeros((8, 3), np.float32)
+    _npz(tmp_path / "data.npz", observations=rows, actions=objects, terminals=np.ones(8))
+    message = entry("train", *PENDULUM, "dataset.id=data.npz", "dataset.rewards=zero").refusal()
+    assert "expected numbers" in message
+    assert "never read" in message
+
+
+def test_an_episode_of_objects(tmp_path, marker):
+    folder = tmp_path / "walker_run"
+    folder.mkdir()
+    columns = dict.fromkeys(exorl.KEYS, np.array([Touch(marker)] * 3, object))
+    _npz(folder / "episode_0_2.npz", **columns)
+    with pytest.raises(UserError, match="expected numbers"), exorl.recording(folder).open():
+        pass
+
+
+def test_an_array_that_says_it_takes_100_gigabytes(entry, tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        huge = _header(np.dtype("<f4"), (25_000_000_000,))
+        for key in ("observations", "actions", "terminals", "rewards"):
+            archive.writestr(f"{key}.npy", huge + bytes(64))
+    message = entry("train", *PENDULUM, "dataset.id=data.npz").refusal()
+    assert "(25000000000,)" in message
+    assert "damaged" in message
+
+
+# HDF5.
+
+
+def _hdf5(tmp_path: Path, change) -> str:
+    path = pendulum_files.write(tmp_path / "data.hdf5", pendulum_files.columns())
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        change(file)
+    return f"dataset.id={path}"
+
+
+def test_an_array_that_lies_in_another_file(entry, tmp_path):
+    pendulum_files.write(tmp_path / "other.hdf5", pendulum_files.columns())
+
+    def link(file):
+        file["rewards"] = h5py.ExternalLink("other.hdf5", "rewards")
+
+    message = entry("train", *PENDULUM, _hdf5(tmp_path, link)).refusal()
+    assert "links are not followed" in message
+
+
+def test_an_array_that_is_put_together_from_other_files(entry, tmp_path):
+    def gather(file):
+        layout = h5py.VirtualLayout((pendulum_files.NUM_STEPS,), "f4")
+        layout[:] = h5py.VirtualSource("/etc/passwd", "rewards", (pendulum_files.NUM_STEPS,))
+        file.create_virtual_dataset("rewards", layout)
+
+    assert "lie in other files" in entry("train", *PENDULUM, _hdf5(tmp_path, gather)).refusal()
+
+
+def test_an_array_without_end(entry, tmp_path):
+    def declare(file):
+        file.create_dataset("rewards", (10**13,), "f4", chunks=(1024,))
+
+    assert "10000000000000" in entry("train", *PENDULUM, _hdf5(tmp_path, declare)).refusal()
+
+
+# Archives.
+
+
+def _archive(tmp_path: Path, name: str, *, link: bool = False, size: int | None = None) -> Path:
+    path = tmp_path / "archive.zip"
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16 if link else 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(info, b"/etc/passwd")
+    if size is not None:  # What the central directory says, behind the back of the library.
+        data = bytearray(path.read_bytes())
+        at = data.index(b"PK\x01\x02") + 24
+        data[at : at + 4] = size.to_bytes(4, "little")
+        path.write_bytes(bytes(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        ({"name": "../outside"}, "leads out of its folder"),
+        ({"name": "/tmp/outside"}, "leads out of its folder"),
+        ({"name": "a/../../outside"}, "leads out of its folder"),
+        ({"name": "inside", "link": True}, "a link or device"),
+        ({"name": "bomb", "size": 2**32 - 2}, "nothing is compressed that well"),
+    ],
+    ids=["upwards", "absolute", "upwards later", "a link", "a bomb"],
+)
+def test_an_archive_that_leads_elsewhere_or_grows_without_end(tmp_path, archive, message):
+    path = _archive(tmp_path, **archive)
+    with pytest.raises(UserError, match=message):
+        extract_zip(path, tmp_path / "into")
+    assert [found.name for found in tmp_path.iterdir()] == ["archive.zip"]
+
+
+# Checkpoints.
+
+
+def _restored(folder: Path, **more):
+    return restore_params(folder, PARAMS | more, IDENTITY)
+
+
+def test_a_checkpoint_that_lies_elsewhere(checkpoints, tmp_path):
+    outside = checkpoints / "step_00000004"
+    outside.rename(tmp_path / "elsewhere")
+    for name in ("../elsewhere", str(tmp_path / "elsewhere"), "step_00000004/../../elsewhere", 4, ["a"]):
+        _change(checkpoints / "index.json", names={"last": name})
+        for read in (_restored, checkpoint_step):
+            with pytest.raises(UserError, match="does not name checkpoints beside it"):
+                read(checkpoints)
+
+
+def test_a_checkpoint_with_more_arrays_than_the_agent_has(checkpoints):
+    path = checkpoints / "step_00000004" / checkpoint_files.MANIFEST
+    arrays = json.loads(path.read_text())["arrays"]
+    _change(path, arrays=arrays | {"params": arrays["params"] | {"os.system": "float32[1]"}})
+    with pytest.raises(UserError, match=r"os\.system: checkpoint 'float32"):
+        _restored(checkpoints)
+
+
+def test_a_checkpoint_whose_arrays_are_pickles(checkpoints, pickled):
+    """The stranger has given the right digests, too."""
+    checkpoint = checkpoints / "step_00000004"
+    for path in (checkpoint / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(pickled)
+    _change(
+        checkpoint / checkpoint_files.MANIFEST,
+        files=checkpoint_files.digests(checkpoint, checkpoint_files.paths(checkpoint)),
+    )
+    with pytest.raises(UserError, match="cannot be read"):
+        _restored(checkpoints)
+
+
+@pytest.mark.parametrize(
+    "text", [NESTED, "[]", '{"names": []}', "\x00"], ids=["deep", "list", "names", "nul"]
+)
+def test_an_index_of_checkpoints_that_is_none(checkpoints, text):
+    (checkpoints / "index.json").write_text(text)
+    with pytest.raises(UserError, match=r"index\.json"):
+        _restored(checkpoints)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arrays": []},
+        {"arrays": {}},
+        {"files": 3},
+        {"files": {"params/../../../secret": "0"}},
+        {"files": {"/etc/passwd": "0"}},
+        {"identity": [1]},
+        {"notes": "x"},
+        {"step": "x"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_whose_description_is_of_other_kinds(checkpoints, changes):
+    _change(checkpoints / "step_00000004" / checkpoint_files.MANIFEST, **changes)
+    for read in (_restored, checkpoint_step):
+        with pytest.raises(UserError, match="describes no checkpoint"):
+            read(checkpoints)
+
+
+# Run directories.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\n_target_: os.system\n", "_target_, which names code to run"),
+        ("env:\n  options:\n    _target_: os.system\n", "_target_, which names code to run"),
+        ("dataset:\n  id: ${oc.env:BPT_TEST_SECRET_KEY}\n", "can read the environment"),
+        ("seed: ${seed}\n", "can read the environment"),
+        ("seed: !!python/object/apply:pathlib.Path.touch [marker]\n", "which can stand for code"),
+        ("seed: !!python/name:os.system ''\n", "which can stand for code"),
+        ("a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "an anchor"),
+        ("seed: " + NESTED, "nested beyond reason"),
+        ("seed: 1\n" + "# nothing\n" * 100_000, "bytes, a configuration at most"),
+        ("seed: 1\nos.system: 2\n", "Key 'os.system' not in 'TrainConfig'"),
+        ("- 1\n- 2\n", "not the configuration of a run"),
+        ("seed: [1", "not the configuration of a run"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value),
+)
+def test_a_configuration_that_is_more_than_values(entry, run, text, message):
+    path = run / "config.yaml"
+    path.write_text(path.read_text() + text if text.startswith("a: ") else text)
+    for result in (entry("evaluate", f"run={run}"), entry("plot", str(run))):
+        assert message in result.refusal()
+        assert SECRET not in result.err + result.out
+
+
+def test_a_billion_laughs_cost_nothing(entry, run):
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    (run / "config.yaml").write_text("\n".join(lines))
+    assert "line 1 holds an anchor" in entry("evaluate", f"run={run}").refusal()
+
+
+def test_an_environment_of_a_stranger_is_not_imported(entry, tmp_path, marker, monkeypatch):
+    (tmp_path / "strange_envs.py").write_text(f"import pathlib; pathlib.Path({str(marker)!r}).touch()")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = fake_runs.config(episodes=2, env="strange_envs:Maze-v0")
+    folder = fake_runs.write(tmp_path / "run", config, {4.0: fake_runs.rising(top=3)})
+    message = entry("evaluate", f"run={folder}").refusal()
+    assert "has Gymnasium import the module 'strange_envs'" in message
+    assert "env.name=strange_envs:Maze-v0" in message
+
+
+@pytest.mark.parametrize("text", [NESTED, "{" * 50, '{"context_episodes": "__import__(\'os\')"}', "[NaN]"])
+def test_a_summary_that_is_none(entry, run, text):
+    (run / run_directory.SUMMARY).write_text(text)
+    assert "summary.json" in entry("plot", str(run)).refusal()
+
+
+@pytest.mark.parametrize("text", [NESTED, '{"facts": 3}', '{"facts": {"spec": []}}', "[]"])
+def test_facts_of_a_dataset_that_are_none(run, text):
+    (run / dataset_facts.FILE).write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.json cannot be read"):
+        dataset_facts.read(run)
+
+
+# Stores.
+
+
+def test_columns_that_are_links_to_elsewhere(entry, store, tmp_path, pickled):
+    (tmp_path / "private.txt").write_text(SECRET)
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "private.txt", tmp_path / "pipe", tmp_path / "nowhere", Path("/dev/zero")):
+        (store / "rewards.npy").unlink()
+        (store / "rewards.npy").symlink_to(target)
+        result = entry("train", *PENDULUM, f"dataset.id={store}")
+        assert "rewards.npy" in result.refusal()
+        assert SECRET not in result.err + result.out
+
+
+def _set_low(value):
+    return lambda manifest: manifest["spec"]["actions"].update(low=[value])
+
+
+def _set_entry(**values):
+    return lambda manifest: manifest["columns"]["rewards"].update(values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set_low(float("nan")),
+        _set_low("__import__('os')"),
+        _set_entry(dtype="|O"),
+        _set_entry(shape=[10**15]),
+        _set_entry(shape=[-5]),
+        _set_entry(block_rows=0),
+        _set_entry(crc32=[]),
+        lambda manifest: manifest["spec"].update(observation_size="3"),
+        lambda manifest: manifest["columns"].update({"../../rewards": manifest["columns"].pop("rewards")}),
+        lambda manifest: manifest.update(columns=[]),
+    ],
+    ids=["NaN", "code", "objects", "huge", "negative", "no blocks", "no sums", "a text", "a path", "a list"],
+)
+def test_a_store_that_describes_something_else(store, change):
+    open_store(store)
+    _change_manifest(store, change)
+    with pytest.raises(UserError, match="store"):
+        open_store(store)
+
+
+def test_a_store_whose_description_is_nested_beyond_reason(entry, store):
+    (store / "manifest.json").write_text(NESTED)
+    assert "manifest.json cannot be read" in entry("train", *PENDULUM, f"dataset.id={store}").refusal()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "$(touch marker)",
+        "`touch marker`",
+        "x; touch marker",
+        "| touch marker",
+        "minari:a; touch marker",
+        "exorl:../../etc",
+    ],
+)
+def test_a_dataset_whose_name_is_a_command(entry, name):
+    message = entry("train", *PENDULUM, f"dataset.id='{name}'").refusal()
+    assert "marker" in message or "../../etc" in message
+    assert "datasets" in message or "dataset" in message
