@@ -1,7 +1,7 @@
 """How far the memory that is estimated before compiling is from what the compiled gradient step says.
 
-Every case is a whole gradient step: agent, loss, AdamW. Nothing is run. No case is one of those that the factors of
-`bpt_rl.training._stack_memory` were read off.
+Every case is a whole gradient step: agent, loss, AdamW. Nothing is run. But for the demo, no case is one of those that
+the factors of `bpt_rl.training._stack_memory` were read off.
 """
 
 import time

@@ -43,6 +43,7 @@ def test_parts_leave_files_and_tables_and_what_cannot_be_measured_is_said(entry,
     assert "already holds results" in again
 
 
+@pytest.mark.slow
 def test_tuning_measures_block_sizes_and_nothing_else(entry, tmp_path):
     sizes = ("benchmark.policies=[blockwise]", "benchmark.time_lengths=[12]", "benchmark.block_sizes=[6]")
     result = entry("benchmark", *TINY, *sizes, "tune=true")

@@ -286,6 +286,7 @@ def test_what_diverged_is_not_saved_when_the_run_is_stopped(entry, tmp_path, mon
     assert checkpoint_step(tmp_path / "run" / "checkpoints") == 3
 
 
+@pytest.mark.slow
 def test_bad_batches_are_skipped_and_counted_across_a_resume(entry, tmp_path, monkeypatch):
     _poisoned(monkeypatch, 2, 4)
     options = (*NANO, "video=0", "training.steps=7", "hydra.run.dir=run")

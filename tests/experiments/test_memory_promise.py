@@ -94,6 +94,7 @@ def test_a_run_that_cannot_be_compiled_for_lack_of_memory_ends_with_advice(entry
     assert re.search(r"expected memory of a gradient step: [\d.]+ MiB before compiling", result.err)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_estimate_and_one_that_runs_out_says_in_what(entry, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     result = entry("train", *NANO, f"hydra.run.dir={folder}")

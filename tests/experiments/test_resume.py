@@ -96,6 +96,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not(undisturbed, folder, cache, where
     assert killing.differences(target, undisturbed) == []
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_within_ten_seconds(folder):
     target = folder / "terminated"
     options = (*NANO, "training.steps=100000", "training.evaluate_every=0", f"hydra.run.dir={target}")

@@ -234,6 +234,7 @@ def _wait_for(is_so, seconds: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize("whom", ["the leader", "all"])
+@pytest.mark.slow
 def test_a_sweep_of_processes_that_is_asked_to_stop_has_every_job_stop(tmp_path, whom):
     play = ("policy=random", "episodes=100000000", "path=a,b,c", "hydra.launcher.n_jobs=2")
     command = [sys.executable, "-m", "experiments.collect", "-m", *ROOM, *play, "hydra/launcher=joblib"]

@@ -127,6 +127,7 @@ def test_reset_rows_begin_again_and_the_others_go_on():
 
 
 @pytest.mark.parametrize("schedule", [Schedule("vanilla"), Schedule(query_block=4, key_block=6)])
+@pytest.mark.slow
 def test_packed_chains_equal_chains_alone_and_nothing_leaks_from_one_to_the_next(schedule):
     model, tokens = _model(schedule), _tokens(PACKED)
     packed = np.asarray(_read(model, tokens))

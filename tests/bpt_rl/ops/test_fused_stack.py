@@ -69,6 +69,7 @@ def test_every_saving_policy_equals_vanilla_in_value_and_gradient(policy):
 
 
 @pytest.mark.parametrize("policy", ["input", pytest.param("segments, output, heads", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_layers_that_are_run_again_drop_the_same(policy):
     assert layers.differences(_run(POLICIES[policy], 0.2), _run(Schedule("vanilla"), 0.2)).max() < 1e-5
 
@@ -81,6 +82,7 @@ def test_layers_that_are_run_again_drop_the_same(policy):
         pytest.param(2200, 2, 2, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_pairs_of_some_rows_and_heads_equal_vanilla(monkeypatch, score_bytes, rows, heads):
     """Few enough scores to a pair that rows and heads come one after another; each row has segments of its own."""
     monkeypatch.setattr(block_sizes, "SCORE_BYTES", score_bytes)

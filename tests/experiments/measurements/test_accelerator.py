@@ -13,6 +13,7 @@ def small_matrices(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_matrices")
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_and_the_rest_is_measured(make_job):
     options = {"lengths": [512, 24], "policies": ["vanilla"], "dtype": "bfloat16"}
     too_large, fits = accelerator.measure(make_job(**options, memory_limit_mib=1.0))

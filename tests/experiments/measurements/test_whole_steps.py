@@ -24,6 +24,7 @@ def test_reading_counts_every_step_of_every_batch(make_job, tmp_path, monkeypatc
     assert made["anonymous_mib"] > 1
 
 
+@pytest.mark.slow
 def test_training_and_loader_are_measured_on_the_same_batch_and_leave_nothing_behind(make_job, tmp_path):
     options = {"training_episodes": 3, "training_episode_steps": 6, "store_steps": [40, 400]}
     job = make_job(**options, training_policies=["memory_efficient"])
