@@ -2,11 +2,14 @@
 
 import importlib
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import run_directory
 
 
 class Result(NamedTuple):
@@ -48,23 +51,6 @@ def compiled(tmp_path_factory):
             yield
 
 
-@pytest.fixture(scope="module")
-def keep_compiled(tmp_path_factory):
-    """For runs that compile the same functions: all but the first find them on disk."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for values in (options, before):
-        compilation_cache.reset_cache()  # JAX looks at the options once, at its first compilation.
-        for name, value in values.items():
-            jax.config.update(name, value)
-        if values is options:
-            yield
-
-
 @pytest.fixture
 def entry(monkeypatch, capsys, tmp_path, cache):
     """Runs an entry point by name, with overrides, in `tmp_path`."""
@@ -82,3 +68,17 @@ def entry(monkeypatch, capsys, tmp_path, cache):
         return Result(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def trained(entry):
+    """Trains in a folder, or finds that this was done: what several tests look at is trained by the first of them."""
+
+    def train(folder: Path, *overrides: str) -> Result | None:
+        if (folder / run_directory.SUMMARY).exists():
+            return None
+        result = entry("train", *overrides, f"hydra.run.dir={folder}")
+        assert result.code == 0, result.err
+        return result
+
+    return train

@@ -182,9 +182,9 @@ def test_a_key_reaches_no_file_and_no_message(entry, wandb, tmp_path):
 
 
 def test_what_is_no_key_is_said(monkeypatch):
-    for name, value in (("SSH_KEY", "/home/me/key"), ("A_TOKEN", "short"), ("EDITOR", KEY)):
+    for name, value in (("SSH_KEY", "~/keys/mine.pem"), ("A_TOKEN", "short"), ("EDITOR", KEY)):
         monkeypatch.setenv(name, value)
-    text = f"/home/me/key short {KEY}"
+    text = f"~/keys/mine.pem short {KEY}"
     assert messages.without_secrets(text) == text
 
 

@@ -5,9 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from bpt_rl.data.episodes import open_store
 from bpt_rl.evaluation.scores import EPISODE_COLUMNS
@@ -22,38 +20,21 @@ from experiments.schema import TrainConfig
 INTERVAL = {"iqm", "mean", "ci_low", "ci_high", "count"}
 NANO = ("experiment=nano", "schedule=vanilla")  # The quickest schedule to compile; each computes the same.
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _keep_compiled(tmp_path_factory):
-    """Most runs here compile the same functions; all but the first find them on disk."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for values in (options, before):
-        compilation_cache.reset_cache()  # JAX looks at the options once, at its first compilation.
-        for name, value in values.items():
-            jax.config.update(name, value)
-        if values is options:
-            yield
-
-
 @pytest.fixture
-def run(entry, folder):
-    """A finished nano run with two episodes of context; trained once, by the first test that asks for it."""
-    target = folder / "context_2"
-    if not (target / run_directory.SUMMARY).exists():
-        result = entry("train", *NANO, "video=1", f"hydra.run.dir={target}")
-        assert result.code == 0, result.err
+def run(trained, folder):
+    """A finished nano run with two episodes of context."""
+    result = trained(folder / "context_2", *NANO, "video=1")
+    if result is not None:
         (folder / "printed.txt").write_text(result.err + result.out)
-    return target
+    return folder / "context_2"
 
 
 def _json(path: Path):

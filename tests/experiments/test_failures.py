@@ -22,7 +22,7 @@ from experiments import ROOT, fitting, run_directory
 from tests.experiments import killing
 
 NANO = ("experiment=nano", "schedule=vanilla", "video=1")
-pytestmark = pytest.mark.usefixtures("keep_compiled")
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def undisturbed(entry, folder):
-    """A run in which nothing fails; trained once, by the first test that asks for it."""
-    target = folder / "undisturbed"
-    if not (target / run_directory.SUMMARY).exists():
-        result = entry("train", *NANO, f"hydra.run.dir={target}")
-        assert result.code == 0, result.err
-    return target
+def undisturbed(trained, folder):
+    """A run in which nothing fails."""
+    trained(folder / "undisturbed", *NANO)
+    return folder / "undisturbed"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.bpt_rl.training.test_memory_limits import ROWS
 NANO = ("experiment=nano", "schedule=vanilla", "training.evaluate_every=0", "evaluation.episodes=1")
 RAN_OUT = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8589934592 bytes.")
 PEAK = estimate(ROWS).peak_bytes
-pytestmark = pytest.mark.usefixtures("keep_compiled")
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 def _raises(error):

@@ -20,19 +20,19 @@ NANO = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("resumed")
 
 
 @pytest.fixture
-def undisturbed(entry, folder):
-    """A run from beginning to end; trained once, by the first test that asks for it."""
-    target = folder / "undisturbed"
-    if not (target / run_directory.SUMMARY).exists():
-        result = entry("train", *NANO, f"hydra.run.dir={target}")
-        assert result.code == 0, result.err
-    return target
+def undisturbed(trained, folder):
+    """A run from beginning to end."""
+    trained(folder / "undisturbed", *NANO)
+    return folder / "undisturbed"
 
 
 def test_a_run_stopped_between_two_rows_goes_on_as_if_it_had_not(entry, folder, undisturbed, monkeypatch):
