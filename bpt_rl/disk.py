@@ -11,8 +11,8 @@ from bpt_rl.types import UserError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CLOSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE})
-# How TensorStore, which writes the arrays of checkpoints, says the number of an error of the system.
-_NUMBER = re.compile(r"os_error_code='?(\d+)")
+# How safetensors, which writes the arrays of checkpoints, says the number of an error of the system.
+_NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -40,6 +40,19 @@ def writing(path: Path) -> Iterator[None]:
         else:
             what, remedy = f"{name} cannot be written", "choose a place that can be written, or make it so"
         raise UserError(f"{what} ({reason}): {remedy}") from error
+
+
+def synchronise(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk.
+
+    Args:
+        path: a file or a folder that is there.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _number(error: Exception) -> int:

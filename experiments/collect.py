@@ -3,9 +3,8 @@
 import contextlib
 import logging
 import math
-import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from jaxtyping import Int
 
 from bpt_rl.types import EnvSpec, Episode, Policy, UserError
 from envs.config import FAMILIES, EnvConfig
-from experiments import command_line, sources
+from experiments import command_line, overrides, sources
 from experiments.interruption import until_stopped
 from experiments.schema import CollectConfig
 
@@ -59,7 +58,7 @@ def job(config: CollectConfig, folder: Path) -> None:
         f"{store.returns.min():g} to {store.returns.max():g}, mean {store.returns.mean():.2f}"
     )
     print(
-        f"train on them: python -m experiments.train dataset=recorded {_dataset(path)} "
+        f"train on them: python -m experiments.train dataset=recorded {overrides.for_shell('dataset.id', str(path))} "
         f"{' '.join(_overrides(config.env))}"
     )
 
@@ -95,7 +94,7 @@ def collect(
     with contextlib.closing(registry.make_vector(env, len(tasks), tasks=tasks)) as vector:
         played = _shown(player, vector, env.name, episodes_per_row=episodes_per_row, tasks=tasks, seed=seed)
         metadata = {"source": source, "facts": {**facts, "versions": simulator_versions()}}
-        return write_store(path, registry.env_spec(env), played, metadata=metadata)
+        return write_store(path, registry.env_spec(env), played, metadata=metadata, replaces=False)
 
 
 def _shown(
@@ -128,7 +127,7 @@ def _histories(config: CollectConfig, path: Path) -> "EpisodeStore":
     from bpt_rl.data.recording import convert
 
     env = sources.require_family(config.env)
-    return convert(sources.histories(env, seed=config.seed), path)
+    return convert(sources.histories(env, seed=config.seed), path, replaces=False)
 
 
 def _played(config: CollectConfig, path: Path) -> "EpisodeStore":
@@ -181,13 +180,6 @@ def _agent(config: CollectConfig) -> Player:
     return Player(agent.policy(model, temperature=config.temperature), target, origin)
 
 
-def _dataset(path: Path) -> str:
-    """Returns the override that names the store, for the shell."""
-    text = str(path)
-    is_plain = re.fullmatch(r"[\w./~+-]+", text)
-    return shlex.quote(f"dataset.id={text if is_plain else _in_hydras_grammar(text)}")
-
-
 def _overrides(env: EnvConfig) -> list[str]:
     """Returns what makes the environment of a training this one, for the shell.
 
@@ -201,24 +193,9 @@ def _overrides(env: EnvConfig) -> list[str]:
         return [f"env={env.name}", *(f"env.{key}={getattr(resolved, key)}" for key in keys)]
     usual = EnvConfig(env.name)
     changed = {key: getattr(env, key) for key in SIMULATION if getattr(env, key) != getattr(usual, key)}
-    options = [f"env.options={_in_hydras_grammar(env.options)}"] if env.options else []
-    tokens = ["env=gymnasium", f"env.name={env.name}"]
-    tokens += [*(f"env.{key}={_in_hydras_grammar(value)}" for key, value in changed.items()), *options]
-    return [shlex.quote(token) for token in tokens]
-
-
-def _in_hydras_grammar(value: Any) -> str:
-    """Returns a value as an override has it; texts in quotes, so that they stay texts."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_in_hydras_grammar(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_in_hydras_grammar, value)) + "]"
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        # Backslashes are themselves, but before a quotation mark, which is escaped by one.
-        return '"' + re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + end[2].replace('"', '\\"'), value) + '"'
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    changed |= {"options": env.options} if env.options else {}
+    told = (overrides.for_shell(f"env.{key}", value) for key, value in changed.items())
+    return ["env=gymnasium", shlex.quote(f"env.name={env.name}"), *told]
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from bpt_rl.data import ids
 from bpt_rl.data.config import TRAILING, DatasetConfig
 from bpt_rl.types import UserError
 from envs.config import FAMILIES, EnvConfig
-from experiments import command_line, sources
+from experiments import command_line, overrides, sources
 
 if TYPE_CHECKING:
     from bpt_rl.data.episodes import EpisodeStore
@@ -257,10 +257,10 @@ def _write(recording: "Recording", folder: Path) -> None:
         raise UserError(
             f"{folder} is there already and holds something else; name another folder, or remove it"
         )
-    store = convert(recording, folder)
+    store = convert(recording, folder, replaces=False)
     print(
         f"{len(store):,} episodes, {int(store.lengths.sum()):,} steps in {folder}; train on them with "
-        f"dataset=recorded dataset.id={folder}"
+        f"dataset=recorded {overrides.for_shell('dataset.id', str(folder))}"
     )
 
 

@@ -8,11 +8,13 @@ from experiments.schema import TrainConfig
 
 # Runs that differ in these alone are repetitions of one another.
 SEEDS = ("seed", "env.split_seed", "dataset.seed")
-# No part of what is compared: the axis itself, and what changes no number.
-SILENT = (
-    *("context.episodes", "video", "dataset.cache", "env.workers", "env.worker_timeout"),
-    *("tracker.kinds", "tracker.project"),
+# What decides where and how a run is made, and changes no number.
+WITHOUT_EFFECT = (
+    *("resume", "video", "tracker.kinds", "tracker.project", "training.keep_checkpoints"),
+    *("dataset.cache", "dataset.workers", "env.workers", "env.worker_timeout"),
 )
+# No part of what is compared: the axis itself, and what changes no number.
+SILENT = ("context.episodes", *WITHOUT_EFFECT)
 AGENT = ("agent.name", "agent.top_fraction")
 # Of agents that are called otherwise than their folder with spaces.
 NAMES = {
@@ -24,11 +26,8 @@ NAMES = {
 def varying_keys(configs: Sequence[TrainConfig]) -> list[str]:
     """Returns the dotted keys in which the runs differ, besides seeds and context length."""
     every = [flat(config) for config in configs]
-    return [
-        key
-        for key in every[0]
-        if key not in (*SEEDS, *SILENT) and any(values.get(key) != every[0][key] for values in every)
-    ]
+    keys = dict.fromkeys(key for values in every for key in values if key not in (*SEEDS, *SILENT))
+    return [key for key in keys if any(values.get(key) != every[0].get(key) for values in every)]
 
 
 def label(config: TrainConfig, varying: Iterable[str]) -> str:
@@ -38,7 +37,7 @@ def label(config: TrainConfig, varying: Iterable[str]) -> str:
     if set(AGENT) & set(varying):
         share = config.agent.top_fraction
         parts.append(("" if share == 1 else f"{share:.0%} ") + _spoken(config.agent.name))
-    parts += [f"{key}={values[key]}" for key in varying if key not in AGENT]
+    parts += [f"{key}={values.get(key)}" for key in varying if key not in AGENT]
     return ", ".join(parts)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # An id, or a path, that goes on with `?task=...`, and is not in quotes already.
 _WITH_TASKS = re.compile(r"""(?<!["'\w:/.+-])[\w:/.+~-]+\?\w+=[\w+]+(?!["'])""")
 _BEYOND_ASCII = re.compile(r"[^,\[\]{}()]*[^\x00-\x7f,\[\]{}()][^,\[\]{}()]*")
+# Keys whose values are names of files, folders or datasets, and what of these Hydra's grammar takes as it is.
+PLACES = ("dataset.id", "path", "run")
+_PLAIN = re.compile(r"[\w/:.+~@%*|-]*", re.ASCII)
 SYNTAX = "expected key=value or group=option, such as context.episodes=4"
 # Where the library that brings an option of Hydra's own groups is an extra of ours.
 EXTRAS = {"joblib": "sweep"}
@@ -25,20 +29,47 @@ EXTRAS = {"joblib": "sweep"}
 def quoted(tokens: Sequence[str]) -> list[str]:
     """Returns the tokens with quotes around what Hydra's grammar has no room for.
 
-    That are ids of datasets with `?task=`, and names of files with letters beyond ASCII.
+    That are ids of datasets with `?task=`, and names of files with spaces, brackets or letters beyond ASCII.
 
-    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1", "dataset.cache=été,data"])
-    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1', 'dataset.cache="été",data']
+    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1", "dataset.cache=été,data", "run=my runs/1"])
+    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1', 'dataset.cache="été",data', 'run="my runs/1"']
     """
     return [_quoted(*token.partition("=")) for token in tokens]
 
 
 def _quoted(key: str, equals: str, value: str) -> str:
+    if key in PLACES and not {"'", '"', "$"} & set(value):
+        pieces = (piece if _PLAIN.fullmatch(piece) else f'"{piece}"' for piece in value.split(","))
+        return f"{key}{equals}{','.join(pieces)}"
     if key.startswith("dataset."):
         value = _WITH_TASKS.sub(_in_quotes, value)
     if not {"'", '"', "$"} & set(value):
         value = _BEYOND_ASCII.sub(_in_quotes, value)
     return f"{key}{equals}{value}"
+
+
+def for_shell(key: str, value: Any) -> str:
+    """Returns `key=value` as it can be typed: in Hydra's grammar, and in the shell's.
+
+    >>> print(for_shell("dataset.id", "my data"), for_shell("env.options", {"g": 9.8}))
+    'dataset.id="my data"' 'env.options={g: 9.8}'
+    """
+    is_place = key in PLACES and _PLAIN.fullmatch(value)
+    return shlex.quote(f"{key}={value if is_place else _in_grammar(value)}")
+
+
+def _in_grammar(value: Any) -> str:
+    """Returns a value as an override has it; texts in quotes, so that they stay texts."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_in_grammar(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_in_grammar, value)) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        # Backslashes are themselves, but before a quotation mark, which is escaped by one.
+        return '"' + re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + end[2].replace('"', '\\"'), value) + '"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _in_quotes(match: re.Match[str]) -> str:

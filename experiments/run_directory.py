@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from bpt_rl.disk import writing
 from bpt_rl.types import UserError
-from experiments import ROOT, configuration_checks, schema
+from experiments import ROOT, configuration_checks, differences, schema
 from experiments.schema import TrainConfig
 
 LOG = logging.getLogger(__name__)
@@ -34,18 +33,9 @@ DAMAGED = "copy the whole run directory again, or run the evaluation again"
 WHOLE_COLUMNS = ("gradient_step", "seed", "task", "row", "position")
 NUMBER_COLUMNS = ("target_return", "return")
 # What may differ when a run is gone on with: it decides where and how, not what.
-FREE = (
-    "resume",
-    "video",
-    "tracker.",
-    "dataset.cache",
-    "dataset.workers",
-    "env.worker",
-    "training.keep_checkpoints",
-    "training.skip_bad_batches",
-)
+FREE = (*differences.WITHOUT_EFFECT, "training.skip_bad_batches")
 MOST_DIFFERENCES = 12
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "h5py", "hydra-core", "omegaconf")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy", "h5py", "hydra-core", "omegaconf")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +97,6 @@ def begin(folder: Path, config: TrainConfig, *, fingerprint: str) -> None:
             f"{folder} already holds a run; go on with it (resume=auto), choose another directory "
             f"(hydra.run.dir=DIR), or remove that one"
         )
-    _require_nameable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (EPISODES, METRICS):  # Of a run that came to nothing; everything else is written anew.
         (folder / name).unlink(missing_ok=True)
@@ -126,11 +115,11 @@ def require_same_run(folder: Path, config: TrainConfig) -> None:
     Raises:
         UserError: the configuration differs in what decides the outcome; shows the differences.
     """
-    was, now = (_flat(asdict(one)) for one in (open_run(folder).config, config))
+    was, now = (differences.flat(one) for one in (open_run(folder).config, config))
     differing = [
         f"  {key}: was {was.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*was, *now})
-        if was.get(key) != now.get(key) and not key.startswith(FREE)
+        if was.get(key) != now.get(key) and key not in FREE
     ]
     if differing:
         more = len(differing) - MOST_DIFFERENCES
@@ -299,27 +288,10 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
 
 
-def _require_nameable(folder: Path) -> None:
-    """Refuses letters beyond ASCII where the locale has Python write them otherwise than the writer of checkpoints."""
-    if sys.getfilesystemencoding() != "utf-8" and not str(folder.absolute()).isascii():
-        raise UserError(
-            f"{folder} has letters beyond ASCII, which need a locale of UTF-8: set LC_ALL=C.UTF-8 and leave PYTHONUTF8 "
-            f"alone, or choose another directory"
-        )
-
-
 def _step_of(line: str) -> float:
     """The gradient step of a line of evaluation.csv, which is its first column."""
     step = line.partition(",")[0]
     return int(step) if step.isdecimal() else math.inf
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns nested dictionaries as one, with dotted keys."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    items = (_flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items())
-    return {key: inner for item in items for key, inner in item.items()}
 
 
 def _require_episode(path: Path, line: int, row: Mapping[str, str | None]) -> None:

@@ -115,22 +115,28 @@ class EpisodeStore:
 
 
 def write_store(
-    folder: Path, spec: EnvSpec, episodes: Iterable[Episode], *, metadata: Mapping[str, Any]
+    folder: Path,
+    spec: EnvSpec,
+    episodes: Iterable[Episode],
+    *,
+    metadata: Mapping[str, Any],
+    replaces: bool = True,
 ) -> EpisodeStore:
     """Writes episodes one by one and returns the store; memory holds one episode and a few numbers for each.
 
     Args:
-        folder: of the store; an older store there is replaced once the new one is whole.
+        folder: of the store; what takes its place is whole.
         spec: what every episode is checked against.
         episodes: at least one, each at least one step.
         metadata: JSON values: where the episodes come from.
+        replaces: whether an older store in `folder` is replaced.
 
     Raises:
         UserError: an episode does not fit `spec`, holds NaN or infinite values or arrays of unequal length; or there
             is none; or `folder` is something else than a store.
     """
     folder = Path(folder)
-    with files.whole_folder(folder) as partial:
+    with files.whole_folder(folder, replaces=replaces) as partial:
         columns = _write_columns(partial, spec, episodes)
         described = {"format": FORMAT, "spec": spec_to_json(spec), "columns": columns}
         manifest = {**described, "metadata": dict(metadata), "fingerprint": _fingerprint(described)}

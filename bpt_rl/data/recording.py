@@ -54,8 +54,13 @@ class Recording:
     open: Callable[[], AbstractContextManager[Contents]]
 
 
-def convert(recording: Recording, folder: Path) -> EpisodeStore:
+def convert(recording: Recording, folder: Path, *, replaces: bool = True) -> EpisodeStore:
     """Returns the recording as a store in `folder`, which is used again while files and options stay the same.
+
+    Args:
+        recording: of the episodes.
+        folder: of the store.
+        replaces: whether a store in `folder` that was made of something else is replaced.
 
     Raises:
         UserError: the recording cannot be read, or holds what cannot be learned from; an older store stays as it was.
@@ -70,7 +75,7 @@ def convert(recording: Recording, folder: Path) -> EpisodeStore:
         episodes = contents.episodes
         if contents.num_steps is not None:
             episodes = _shown(recording.name, episodes, contents.num_steps)
-        return write_store(folder, contents.spec, episodes, metadata=metadata)
+        return write_store(folder, contents.spec, episodes, metadata=metadata, replaces=replaces)
 
 
 def is_converted(recording: Recording, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bpt_rl.disk import writing
+from bpt_rl.disk import synchronise, writing
 from bpt_rl.types import UserError
 
 MANIFEST = "manifest.json"
@@ -25,13 +25,16 @@ SECONDS_UNTIL_ABANDONED = 3600.0
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yields a new folder beside `folder` to write into; it takes the place of `folder` if no error comes.
 
-    An older store of that name is replaced, anything else is left alone.
+    Args:
+        folder: to take the place of. What is there and is no store is left alone.
+        replaces: whether an older store there is replaced, also one that came while this one was written.
 
     Raises:
-        UserError: `folder` is there and is no store; or the disk is full, or cannot be written.
+        UserError: `folder` is there and is no store, or is not to be replaced; or the disk is full or cannot be
+            written.
     """
     folder = folder.resolve()
     _refuse_foreign(folder)
@@ -44,9 +47,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         with _held(partial):
             yield partial
             with writing(folder):
-                _sync(partial)
-                _take_place(partial, folder)
-                _sync(folder.parent)
+                synchronise(partial)
+                _take_place(partial, folder, replaces=replaces)
+                synchronise(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -120,8 +123,8 @@ def _beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
-def _take_place(partial: Path, folder: Path) -> None:
-    """Renames `partial` to `folder`; another writer may do the same at the same moment, and the last one stays."""
+def _take_place(partial: Path, folder: Path, *, replaces: bool) -> None:
+    """Renames `partial` to `folder`; of writers at the same moment the last stays, or the first if none replaces."""
     while True:
         try:
             os.rename(partial, folder)
@@ -129,6 +132,11 @@ def _take_place(partial: Path, folder: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+            if not replaces:
+                raise UserError(
+                    f"{folder} is there already, or was written by somebody else in the meantime, and is left alone; "
+                    f"name another folder"
+                ) from error
         old = _beside(folder)
         try:
             os.rename(folder, old)
@@ -136,12 +144,3 @@ def _take_place(partial: Path, folder: Path) -> None:
             continue
         # Whoever has the old files mapped keeps them until it lets go.
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the names in a folder are on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

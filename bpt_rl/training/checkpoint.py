@@ -1,9 +1,10 @@
 """Saves and restores training, and refuses a checkpoint that is damaged or another agent's.
 
 A folder of checkpoints holds `index.json`, which says what `last` and `best` are, and one folder per checkpoint:
-`checkpoint.json` (step, identity, notes of the run, what the arrays are, a digest of every file), and the arrays in two
-Orbax trees, `params` and `training`, so that an evaluation reads the parameters alone. Arrays and JSON, nothing else. A
-checkpoint is written beside the old one and named when it is whole: a crash at any moment leaves the old one usable.
+`checkpoint.json` (step, identity, notes of the run, what the arrays are, a digest of every file), and the arrays in
+`params.safetensors` and `training.safetensors`, so that an evaluation reads the parameters alone. Arrays and JSON,
+nothing else. A checkpoint is written beside the old one and named when it is whole: a crash at any moment leaves the
+old one usable.
 """
 
 import json
@@ -17,16 +18,18 @@ from typing import Any
 
 import jax
 
+from bpt_rl.disk import synchronise
 from bpt_rl.training import checkpoint_files as files
 from bpt_rl.training.state import TrainState
 from bpt_rl.types import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # The first one had its arrays in folders of Orbax.
 INDEX = "index.json"
 PARAMS = "params"
 TRAINING = "training"
+SUFFIX = ".safetensors"
 MOST_DIFFERENCES = 12
 MISSING = "(absent)"
 
@@ -63,7 +66,7 @@ def save_checkpoint(
     trees = {PARAMS: _named(state.params), TRAINING: _named((state.opt_state, state.step))}
     with files.whole_or_nothing(partial):
         for name, arrays in trees.items():
-            files.write_arrays(partial / name, arrays)
+            files.write_arrays(partial / f"{name}{SUFFIX}", arrays)
         files.write_json(
             partial / files.MANIFEST,
             {
@@ -75,8 +78,10 @@ def save_checkpoint(
                 "files": files.digests(partial, files.paths(partial)),
             },
         )
+        synchronise(partial)
         final = _unused(folder, f"step_{step:08d}")
         partial.rename(final)
+        synchronise(folder)
     _point(folder, {name: final.name for name in names})
     _remove_old(folder, keep)
     return final
@@ -194,10 +199,9 @@ def _arrays(
     )
     expected = _named(like)
     _require_same(checkpoint, "holds other arrays", manifest["arrays"][tree], _signatures(expected))
-    _require_whole(
-        checkpoint, {path: at for path, at in manifest["files"].items() if path.startswith(f"{tree}/")}
-    )
-    arrays = files.read_arrays(checkpoint / tree, expected)
+    path = f"{tree}{SUFFIX}"
+    _require_whole(checkpoint, {path: manifest["files"].get(path)})
+    arrays = files.read_arrays(checkpoint / path, expected)
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in expected])
 
 
@@ -255,8 +259,8 @@ def _require_same(checkpoint: Path, what: str, saved: Mapping[str, Any], now: Ma
     )
 
 
-def _require_whole(checkpoint: Path, written: Mapping[str, str]) -> None:
-    """Orbax stops at a damaged file with an error from deep inside; the digests find it first."""
+def _require_whole(checkpoint: Path, written: Mapping[str, str | None]) -> None:
+    """Refuses files that are not those that were written."""
     found = files.digests(checkpoint, written)
     damaged = sorted(path for path, digest in written.items() if found.get(path) != digest)
     if damaged:

@@ -1,19 +1,18 @@
-"""The files of a checkpoint: arrays through Orbax, JSON, and digests that tell whether they are whole."""
+"""The files of a checkpoint: arrays as safetensors, JSON, and digests that tell whether they are whole."""
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from bpt_rl.disk import writing
+from bpt_rl.disk import synchronise, writing
 from bpt_rl.types import UserError
 
 MANIFEST = "checkpoint.json"
@@ -37,41 +36,44 @@ def whole_or_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays by name into a folder that does not exist yet; returns when they are there."""
-    import orbax.checkpoint as ocp
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays by name into one file, and waits until they are on disk."""
+    from safetensors.numpy import save_file
 
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder, dict(arrays))
-        checkpointer.wait_until_finished()
+    # The library takes the memory as it lies, and gives its file to nobody but the owner.
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)
+    synchronise(path)
 
 
-def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Returns the arrays of a folder; `like` says of what shape, type and (where it says) sharding.
+def read_arrays(path: Path, like: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Returns the arrays of a file; `like` says of what shape, type and (where it says) sharding.
 
     Raises:
-        UserError: there are no such arrays in it.
+        UserError: the file cannot be read, or holds other arrays.
     """
-    import orbax.checkpoint as ocp
+    from safetensors import SafetensorError, safe_open
 
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
-        for name, leaf in like.items()
-    }
+    arrays = {}
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder, target)
-    except (
-        Exception
-    ) as error:  # There is no list of what Orbax raises where a file is not what it seems to be.
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
+        with safe_open(path, framework="numpy") as file:
+            if set(file.keys()) != set(like):
+                raise SafetensorError(f"it holds {len(file.keys())} arrays of other names")
+            for name, leaf in like.items():
+                found = file.get_slice(name)
+                if tuple(found.get_shape()) != leaf.shape:
+                    raise SafetensorError(f"{name} is of shape {found.get_shape()}")
+                array = file.get_tensor(name)
+                if array.dtype != leaf.dtype:
+                    raise SafetensorError(f"{name} holds {array.dtype}")
+                arrays[name] = jax.device_put(array, getattr(leaf, "sharding", None) or here)
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"the arrays in {folder} cannot be read ({type(error).__name__}: {reason}); they were not written by "
-            f"bpt-rl, or with another version of Orbax: use that version, or train again"
+            f"the arrays in {path} cannot be read ({error}); the file was not written by bpt-rl: copy it again from "
+            f"where it was trained, or train again"
         ) from error
+    return arrays
 
 
 def paths(folder: Path) -> list[str]:
@@ -114,24 +116,3 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from printing the tracebacks of its threads: it raises what went wrong as well.
-
-    Once one write has failed, those that TensorStore still has under way end in a loop that is closed, at any time.
-    """
-    logger = logging.getLogger("absl")
-    level, hook = logger.level, sys.excepthook
-    logger.setLevel(logging.CRITICAL)
-    sys.excepthook = lambda kind, error, trace: _is_late(error) or hook(kind, error, trace)
-    try:
-        yield
-        sys.excepthook = hook
-    finally:
-        logger.setLevel(level)
-
-
-def _is_late(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"

@@ -96,15 +96,12 @@ def _summary(folder: Path) -> dict[str, object]:
 
 def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, optimiser included, bit for bit."""
-    import orbax.checkpoint as ocp
+    from safetensors.numpy import load_file
 
     checkpoints = folder / run_directory.CHECKPOINTS
     checkpoint = checkpoints / json.loads((checkpoints / "index.json").read_text())["names"][name]
-    with ocp.StandardCheckpointer() as checkpointer:
-        trees = {tree: checkpointer.restore(checkpoint.resolve() / tree) for tree in ("params", "training")}
-    return {
-        f"{tree}/{key}": np.asarray(value) for tree, arrays in trees.items() for key, value in arrays.items()
-    }
+    trees = {tree: load_file(checkpoint / f"{tree}.safetensors") for tree in ("params", "training")}
+    return {f"{tree}/{key}": value for tree, arrays in trees.items() for key, value in arrays.items()}
 
 
 def plan(runs: int, seconds: float, seed: int) -> list[list[str]]:

@@ -8,6 +8,7 @@ import pytest
 
 from bpt_rl.evaluation.scores import summarise_chains
 from bpt_rl.types import UserError
+from envs.config import EnvConfig
 from experiments import comparison, differences, run_directory, table
 from tests.experiments import fake_runs
 
@@ -75,6 +76,14 @@ def test_any_other_difference_makes_a_series_and_is_named(tmp_path):
         config = replace(base, training=replace(base.training, steps=steps))
         fake_runs.write(tmp_path / str(steps), config, {4.0: fake_runs.rising(top=2)})
     assert list(_compared(tmp_path).series) == ["training.steps=100", "training.steps=200"]
+
+
+def test_options_of_the_environment_make_a_series_also_where_others_have_none(tmp_path):
+    base = fake_runs.config(episodes=1)
+    for number, options in enumerate([{}, {"gravity": 9}]):
+        config = replace(base, env=EnvConfig("CartPole-v1", options=options))
+        fake_runs.write(tmp_path / str(number), config, {4.0: fake_runs.rising(top=2)})
+    assert list(_compared(tmp_path).series) == ["env.options.gravity=None", "env.options.gravity=9"]
 
 
 def test_batches_of_other_sizes_are_pointed_out(tmp_path):

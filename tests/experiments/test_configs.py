@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 
 from envs import registry
 from envs.config import FAMILIES, EnvConfig
-from experiments import collect, command_line, overrides, schema
+from experiments import collect, command_line, differences, overrides, schema
 
 EXPERIMENTS = sorted(path.stem for path in (command_line.CONFIGS / "experiment").glob("*.yaml"))
 SIMULATORS = {
@@ -100,8 +99,22 @@ def test_what_a_collection_says_to_train_on_is_its_environment(compose, env):
 
 @pytest.mark.parametrize("path", ["store", "/a/b-c/d.1", "a b", "it's, [mine]", "d=e", "été"])
 def test_the_path_of_a_collection_survives_the_shell(compose, path):
-    (token,) = shlex.split(collect._dataset(Path(path)))
+    (token,) = shlex.split(overrides.for_shell("dataset.id", path))
     assert compose("dataset=recorded", *overrides.quoted([token])).dataset.id == path
+
+
+@pytest.mark.parametrize("path", ["a b", "it (1)", "{d}", "[e]", "f#g", "h & i"])
+def test_places_need_no_quotes_of_hydras(compose, path):
+    assert compose("dataset=recorded", *overrides.quoted([f"dataset.id={path}"])).dataset.id == path
+    assert overrides.quoted([f"path={path},a"]) == [f'path="{path}",a']
+
+
+@pytest.mark.parametrize("key", differences.WITHOUT_EFFECT)
+def test_what_changes_no_number_makes_no_series(compose, key):
+    others = {"resume": "auto", "tracker.kinds": "[]", "dataset.cache": "elsewhere"}
+    configs = [compose(), compose(f"{key}={others.get(key, 3)}")]
+    assert configs[0] != configs[1]
+    assert differences.varying_keys(configs) == []
 
 
 def test_without_overrides_it_is_the_dark_room_with_eight_episodes(compose):

@@ -206,8 +206,6 @@ def test_what_is_left_is_gone_on_with(entry, tmp_path, undisturbed, monkeypatch,
     assert killing.differences(tmp_path / "run", undisturbed) == []
 
 
-# Orbax drops a writer whose event loop is over; nothing of it is left but this.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before(
     entry, tmp_path, undisturbed, monkeypatch, limited
 ):

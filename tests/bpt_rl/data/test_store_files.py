@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_writers_at_the_same_time_leave_one_whole_store(tmp_path):
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(write, range(4)))
     require_whole(open_store(folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_of_writers_that_replace_nothing_the_first_stays(tmp_path):
+    folder, spec = tmp_path / "store", EnvSpec("race", 1, FIVE_ARMS)
+
+    def episodes(reward: float) -> Iterator[Episode]:
+        if reward:  # The other one is done while this one writes.
+            write_store(folder, spec, episodes(0), metadata={}, replaces=False)
+        rewards = np.full(2, reward, np.float32)
+        yield Episode(rewards[:, None], np.zeros(2, np.int32), rewards, is_terminal=True)
+
+    with pytest.raises(UserError, match="was written by somebody else in the meantime, and is left alone"):
+        write_store(folder, spec, episodes(1), metadata={}, replaces=False)
+    assert open_store(folder).returns.tolist() == [0]
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bpt_rl.training import checkpoint_files
 from bpt_rl.training.checkpoint import checkpoint_step, restore_checkpoint, restore_params, save_checkpoint
 from bpt_rl.training.compilation import compile_train_step
 from bpt_rl.training.config import OptimizerConfig
@@ -64,7 +66,7 @@ def test_a_restored_state_fits_a_step_that_was_compiled_ahead(saved):
 
 
 def test_parameters_alone_can_be_restored_without_the_optimiser(copied):
-    shutil.rmtree(copied / "step_00000004" / "training")
+    (copied / "step_00000004" / "training.safetensors").unlink()
     abstract = jax.eval_shape(lambda: _state().params)
     _assert_equal(restore_params(copied, abstract, IDENTITY), _trained(4).params)
 
@@ -98,10 +100,32 @@ def test_arrays_find_their_places_whatever_their_names(tmp_path):
     _assert_equal(restore_checkpoint(tmp_path, state, IDENTITY), state)
 
 
+def test_arrays_keep_their_values_types_and_shapes_however_they_lie_in_memory(tmp_path):
+    by_column = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    every_other = np.arange(8, dtype=np.int32)[::2]
+    parameters = [by_column, every_other, jnp.full((2, 2), 1 / 3, jnp.bfloat16), np.zeros((0, 3), bool)]
+    state = TrainState(parameters, (np.float32(0.1),), np.zeros((), np.uint32))
+    save_checkpoint(tmp_path, state, IDENTITY)
+    restored = restore_checkpoint(tmp_path, state, IDENTITY)
+    _assert_equal(restored, state)
+    assert [leaf.dtype for leaf in jax.tree.leaves(restored)] == [
+        leaf.dtype for leaf in jax.tree.leaves(state)
+    ]
+
+
+def test_whoever_may_read_the_folder_may_read_the_arrays(tmp_path):
+    for mode in (0o755, 0o700):
+        (tmp_path / str(mode)).mkdir()
+        (tmp_path / str(mode)).chmod(mode)
+        path = tmp_path / str(mode) / "params.safetensors"
+        checkpoint_files.write_arrays(path, {"a": np.zeros(3)})
+        assert path.stat().st_mode & 0o777 == mode & 0o666
+
+
 def test_a_crash_while_saving_leaves_the_old_checkpoint(copied, monkeypatch):
-    def crash(folder, arrays):
+    def crash(path, arrays):
         del arrays
-        folder.mkdir()
+        path.write_text("")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -115,8 +139,8 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(copied, monkeypatch):
 
 
 def test_only_arrays_and_json_are_written(saved):
-    names = {path.suffix for path in saved.rglob("*") if path.is_file()}
-    assert not names & {".pkl", ".pickle", ".npy"}
+    names = {path.name for path in saved.rglob("*") if path.is_file()}
+    assert names == {"index.json", "checkpoint.json", "params.safetensors", "training.safetensors"}
     manifest = json.loads((saved / "step_00000004" / "checkpoint.json").read_text())
     assert manifest["arrays"]["params"] == {"bias": "float32[5]", "kernel": "float32[3, 5]"}
 
@@ -168,15 +192,14 @@ def _flip(path):
 
 @pytest.mark.parametrize("damage", [_flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
 def test_damaged_arrays_are_found_before_they_are_used(copied, damage):
-    files = [path for path in (copied / "step_00000004" / "params").rglob("*") if path.is_file()]
-    damage(max(files, key=lambda path: path.stat().st_size))
-    with pytest.raises(UserError, match="is damaged: params/"):
+    damage(copied / "step_00000004" / "params.safetensors")
+    with pytest.raises(UserError, match=r"is damaged: params\.safetensors"):
         restore_params(copied, _state().params, IDENTITY)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "cannot be read"), ("[]", "manifest of format 1, found format None"),
+    [("{", "cannot be read"), ("[]", "manifest of format 2, found format None"),
      ('{"format": 9, "step": 1, "identity": {}, "arrays": {}, "files": {}}', "found format 9")],
 )  # fmt: skip
 def test_damaged_manifests_are_refused(copied, content, message):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bpt_rl.training import checkpoint_files
@@ -78,16 +79,46 @@ def test_a_checkpoint_with_more_arrays_than_the_agent_has(checkpoints):
         _restored(checkpoints)
 
 
-def test_a_checkpoint_whose_arrays_are_pickles(checkpoints, pickled):
-    """The stranger has given the right digests, too."""
+def _digest_again(checkpoints: Path) -> None:
+    """The stranger gives the right digests, too."""
     checkpoint = checkpoints / "step_00000004"
-    for path in (checkpoint / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(pickled)
-    _change(
-        checkpoint / checkpoint_files.MANIFEST,
-        files=checkpoint_files.digests(checkpoint, checkpoint_files.paths(checkpoint)),
-    )
+    files = checkpoint_files.digests(checkpoint, checkpoint_files.paths(checkpoint))
+    _change(checkpoint / checkpoint_files.MANIFEST, files=files)
+
+
+def test_a_checkpoint_whose_arrays_are_pickles(checkpoints, pickled):
+    (checkpoints / "step_00000004" / "params.safetensors").write_bytes(pickled)
+    _digest_again(checkpoints)
+    with pytest.raises(UserError, match="cannot be read"):
+        _restored(checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "0 arrays of other names"),
+        ({"weight": np.zeros((3, 2), np.float32), "os.system": np.zeros(1)}, "2 arrays of other names"),
+        ({"weight": np.zeros((2, 3), np.float32)}, r"weight is of shape \[2, 3\]"),
+        ({"weight": np.zeros((3, 2), np.int32)}, "weight holds int32"),
+    ],
+)
+def test_a_checkpoint_whose_arrays_are_not_those_it_describes(checkpoints, arrays, message):
+    checkpoint_files.write_arrays(checkpoints / "step_00000004" / "params.safetensors", arrays)
+    _digest_again(checkpoints)
+    with pytest.raises(UserError, match=message):
+        _restored(checkpoints)
+
+
+def test_a_checkpoint_that_does_not_list_its_arrays(checkpoints):
+    _change(checkpoints / "step_00000004" / checkpoint_files.MANIFEST, files={})
+    with pytest.raises(UserError, match=r"params\.safetensors differs from what was written"):
+        _restored(checkpoints)
+
+
+@pytest.mark.parametrize("header", [b"\xff" * 8, (2**40).to_bytes(8, "little"), b"\x02" + bytes(7) + b"{]"])
+def test_a_checkpoint_whose_arrays_have_a_wild_header(checkpoints, header):
+    (checkpoints / "step_00000004" / "params.safetensors").write_bytes(header + bytes(64))
+    _digest_again(checkpoints)
     with pytest.raises(UserError, match="cannot be read"):
         _restored(checkpoints)
 
