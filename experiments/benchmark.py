@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 # Before anything of bpt_rl: where jaxtyping is missing, this stands in for it.
 import experiments.measurements  # noqa: F401
+from experiments import interruption
 
 if TYPE_CHECKING:
     from experiments.schema import BenchmarkConfig
@@ -47,4 +48,4 @@ def implied(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from bpt_rl.types import EnvSpec, Episode, Policy, UserError
 from envs.config import FAMILIES, EnvConfig
-from experiments import command_line, overrides, sources
+from experiments import command_line, interruption, overrides, sources
 from experiments.interruption import until_stopped
 from experiments.schema import CollectConfig
 
@@ -44,7 +44,7 @@ class Player:
 def job(config: CollectConfig, folder: Path) -> None:
     """Collects the episodes and says how to train on them."""
     del folder  # Hydra's; the store goes where `path` says.
-    path = Path(config.path)
+    path = Path(config.path).expanduser()
     if path.exists():
         raise UserError(f"{path} exists; choose another path, or remove it")
     if config.policy == "learners" and config.env.name not in FAMILIES:
@@ -164,7 +164,7 @@ def _player(config: CollectConfig, spec: EnvSpec, tasks: Int[np.ndarray, " B"]) 
 def _agent(config: CollectConfig) -> Player:
     from experiments import pipeline, run_directory
 
-    run = run_directory.open_run(Path(config.run))
+    run = run_directory.open_run(Path(config.run).expanduser())
     agent, model, facts = pipeline.restore(
         replace(run.config, env=config.env), run.folder, checkpoint=config.checkpoint
     )
@@ -204,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

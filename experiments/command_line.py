@@ -1,7 +1,7 @@
 """From a command line to one call per job: help, checks before anything starts, and errors as one message.
 
 What the user can mend, and what the operating system refuses, comes out as one message and exit code 2, without a
-traceback; BPT_RL_TRACEBACK=1 brings it back.
+traceback; BPT_RL_TRACEBACK=1 brings it back. Other errors are ours: a traceback and exit code 1.
 """
 
 import logging
@@ -32,6 +32,7 @@ from experiments.messages import TRACEBACK
 from experiments.sweep_plan import Sweep
 
 CONFIGS = ROOT / "configs"
+EXIT_OUR_ERROR = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = interruption.EXIT_INTERRUPTED
 VERSION_BASE = "1.3"
@@ -99,6 +100,7 @@ def check(
         overrides.check_names(chosen, loader, overrides.schema_keys(schema.SCHEMAS[name]))
         configuration_checks.require_harmless(chosen)
         if not parsed.multirun:
+            overrides.require_one_value(chosen)
             composed(name, parsed.overrides)
             return None
         jobs = list(overrides.jobs(chosen))
@@ -142,6 +144,7 @@ def _compose(name: str, tokens: Sequence[str], number: int = 0) -> tuple[Any, An
             config.hydra.job.num, config.hydra.job.id = number, str(number)
         HydraConfig.instance().set_config(config)  # What `${hydra:...}` asks.
         hydra = config.copy().hydra
+        configuration_checks.require_places(hydra)
         with open_dict(config):
             del config["hydra"]
         configuration_checks.require_no_targets("the configuration", OmegaConf.to_container(config))
@@ -178,13 +181,15 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
         streams.flush()
-    except (UserError, OSError) as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and streams.let_go():
             raise SystemExit(streams.EXIT_NOBODY_READS) from None
-        if os.environ.get(TRACEBACK) == "1":
-            raise
-        streams.say(f"error: {messages.of_error(error)}")
-        raise SystemExit(EXIT_USER_ERROR) from None
+        if isinstance(error, UserError | OSError) and os.environ.get(TRACEBACK) != "1":
+            streams.say(f"error: {messages.of_error(error)}")
+            raise SystemExit(EXIT_USER_ERROR) from None
+        # Python would print the error's message as it is, and there may be a key in it.
+        streams.say(messages.with_traceback(error))
+        raise SystemExit(EXIT_OUR_ERROR) from None
     except KeyboardInterrupt as stopped:
         streams.say("stopped before the end")
         raise SystemExit(interruption.exit_code(stopped)) from None
@@ -206,7 +211,7 @@ def _hydra_main(name: str, job: Job, sweep: Sweep | None, crew: Crew | None) -> 
         planned = sweep.jobs[hydra.job.num]
         assert planned.folder == folder, (planned.folder, folder)
         if crew is None:
-            sweeps.attempt(planned, lambda: job(schema.to_config(config, schema.SCHEMAS[name]), folder))
+            sweeps.attempt(planned, schema.to_config(config, schema.SCHEMAS[name]), job)
         else:
             job_process.run(planned, crew, _request(name, config, hydra))
 

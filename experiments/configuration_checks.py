@@ -24,9 +24,10 @@ GROUPS = {
     "hydra/hydra_logging": ("plain", "default", "hydra_debug", "none", "disabled"),
 }
 # Keys that choose a place, an amount or a name. Not among them: what brings code (`_target_`, callbacks, logging),
-# configurations (searchpath, sweeper.params) or environment variables (job.env_set, which Hydra writes into files).
+# configurations (searchpath, sweeper.params) or environment variables (job.env_set), nor Hydra's own files
+# (output_subdir): config.yaml of a run says all that they do.
 KEYS = (
-    *("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.verbose"),
+    *("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose"),
     *("hydra.job.name", "hydra.job.chdir", "hydra.sweeper.max_batch_size"),
     *("hydra.launcher.n_jobs", "hydra.launcher.verbose", "hydra.launcher.pre_dispatch"),
 )
@@ -48,6 +49,7 @@ _HARMLESS = re.compile(r"\$\{\s*(?:(?:now|hydra|python_version)\s*:|[\w.\[\]]+\s
 # A configuration of a run takes some kilobytes.
 MOST_BYTES = 256 * 1024
 MOST_DEPTH = 20
+MOST_MISSING = 3
 
 
 def require_own(parsed: Any) -> None:
@@ -134,6 +136,29 @@ def require_shipped(hydra: Any) -> None:
     require_no_targets("hydra", node)
 
 
+def require_places(hydra: Any) -> None:
+    """Refuses to put a run, or the jobs of a sweep, where files would lie about, or outside of the sweep's folder.
+
+    Args:
+        hydra: Hydra's composed node, which knows the number of the job: references in it are followed.
+
+    Raises:
+        UserError: a folder has no name, or that of a job lies elsewhere.
+    """
+    for name, folder in (("run", hydra.run.dir), ("sweep", hydra.sweep.dir)):
+        if not folder.strip():
+            raise UserError(
+                f"hydra.{name}.dir is empty, and files would lie about in the working directory; leave it out, or name "
+                f"a folder, such as hydra.{name}.dir=outputs/mine"
+            )
+    subdir = Path(hydra.sweep.subdir)
+    if subdir.is_absolute() or ".." in subdir.parts or not subdir.parts:
+        raise UserError(
+            f"hydra.sweep.subdir={subdir} is no folder below hydra.sweep.dir, where each job must have one; leave it "
+            f"out, or choose another name"
+        )
+
+
 def require_no_targets(name: str, value: Any) -> None:
     """Refuses keys that have Hydra call something.
 
@@ -154,7 +179,7 @@ def read_stored(path: Path) -> str:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"it takes {size} bytes, a configuration at most {MOST_BYTES}")
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     require_plain(text)
     return text
 
@@ -178,6 +203,34 @@ def require_plain(text: str) -> None:
             found = "lists or sections nested beyond reason"
         if found:
             raise ValueError(f"line {event.start_mark.line + 1} holds {found}")
+
+
+def require_whole(stored: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """Refuses a stored configuration that lacks keys: what a default would stand for is not what was asked for.
+
+    Args:
+        stored: what was read.
+        whole: the same with defaults filled in.
+
+    Raises:
+        ValueError: names the first keys that are missing.
+    """
+    missing = list(_missing("", stored, whole))
+    if missing:
+        more = len(missing) - MOST_MISSING
+        raise ValueError(
+            f"it lacks {', '.join(missing[:MOST_MISSING])}{f' and {more} more' if more > 0 else ''}: another version "
+            f"wrote it, or it was cut off"
+        )
+
+
+def _missing(prefix: str, stored: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the dotted keys that are missing; of a section that is missing, that of the section."""
+    for key, value in whole.items():
+        if key not in stored:
+            yield prefix + key
+        elif isinstance(value, Mapping):
+            yield from _missing(f"{prefix}{key}.", stored[key], value)
 
 
 def _not_plain(event: Any) -> str:

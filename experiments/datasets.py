@@ -16,7 +16,7 @@ from bpt_rl.data import ids
 from bpt_rl.data.config import TRAILING, DatasetConfig
 from bpt_rl.types import UserError
 from envs.config import FAMILIES, EnvConfig
-from experiments import command_line, overrides, sources
+from experiments import command_line, interruption, overrides, sources
 
 if TYPE_CHECKING:
     from bpt_rl.data.episodes import EpisodeStore
@@ -265,4 +265,4 @@ def _write(recording: "Recording", folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

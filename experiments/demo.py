@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bpt_rl.types import UserError
-from experiments import command_line, figures, plot, run_directory
+from experiments import command_line, figures, interruption, plot, run_directory
 
 CONTEXTS = (1, 8)
 
@@ -115,4 +115,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bpt_rl.types import UserError
 from envs.config import EnvConfig
-from experiments import command_line
+from experiments import command_line, interruption
 from experiments.schema import EvaluateConfig, TrainConfig
 
 FOLDER = "evaluations"
@@ -21,7 +21,7 @@ def job(config: EvaluateConfig, folder: Path) -> None:
     from experiments import pipeline, run_directory, table
 
     del folder  # Hydra's; results belong to the run.
-    run = run_directory.open_run(Path(config.run))
+    run = run_directory.open_run(Path(config.run).expanduser())
     into = run.folder / FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
     summary = pipeline.evaluate(changed(run.config, config), run.folder, into, checkpoint=config.checkpoint)
     print(table.of_summary(summary))
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ HELD_OUT_LOSS = "evaluation/held_out_loss"
 SKIPPED = "skipped_batches"
 # Batches of held-out episodes, always the same ones.
 HELD_OUT_BATCHES = 4
-# Stretches of gradient steps whose seconds a checkpoint remembers.
+# Stretches of gradient steps whose seconds are remembered, also by checkpoints.
 MOST_STRETCHES = 1000
 
 
@@ -99,9 +100,9 @@ class Trainable:
 
 @dataclass
 class Stopwatch:
-    """Wall-clock seconds per gradient step, without what comes between (evaluations, checkpoints)."""
+    """Wall-clock seconds per gradient step of the last stretches, without evaluations and checkpoints between."""
 
-    seconds: list[float] = field(default_factory=list)
+    seconds: deque[float]
     _start: float = field(default_factory=time.perf_counter)
 
     def lap(self, num_steps: int) -> float:
@@ -115,7 +116,7 @@ class Stopwatch:
 
     @property
     def median(self) -> float:
-        """Seconds per gradient step, the median over stretches; NaN before the first."""
+        """Seconds per gradient step, the median over those stretches; NaN before the first."""
         return statistics.median(self.seconds) if self.seconds else math.nan
 
 
@@ -150,6 +151,7 @@ def fit(
     *,
     tokens_per_batch: int,
     evaluate: Evaluate,
+    identity: str,
     past: Past | None = None,
 ) -> Stopwatch:
     """Trains to the end, leaving metrics and checkpoints in the run directory.
@@ -162,6 +164,7 @@ def fit(
         tokens_per_batch: for the progress display.
         evaluate: called every `training.evaluate_every` steps and at the end; returns numbers for the record, among
             them `evaluation/late` where there is an environment.
+        identity: of the run, for the notes of its checkpoints.
         past: of a run that is continued.
 
     Returns:
@@ -194,7 +197,12 @@ def fit(
         progress = stack.enter_context(
             show_progress("training", num_steps, rate_name="tokens", rate_per_unit=tokens_per_batch)
         )
-        observer = _Observer(config.training, trainable, writer, tracker, progress, evaluate, past)
+
+        def save(state: Any, notes: Mapping[str, Any]) -> None:
+            run_directory.synchronise_tables(folder)
+            writer.save(state, notes={**notes, "run": identity})
+
+        observer = _Observer(config.training, trainable, writer, save, tracker, progress, evaluate, past)
         records = train(state, trainable.compiled.step, batches, seed=config.seed, num_steps=num_steps)
         try:
             if past is not None:
@@ -220,14 +228,15 @@ class _Observer:
         config: TrainingConfig,
         trainable: Trainable,
         writer: "CheckpointWriter",
+        save: Callable[[Any, Mapping[str, Any]], None],
         tracker: "Tracker",
         progress: "Progress",
         evaluate: Evaluate,
         past: Past | None,
     ):
-        self.config, self.trainable, self.writer = config, trainable, writer
+        self.config, self.trainable, self.writer, self.save = config, trainable, writer, save
         self.tracker, self.progress, self.evaluate = tracker, progress, evaluate
-        self.stopwatch = Stopwatch(list(past.notes.get("seconds", [])) if past else [])
+        self.stopwatch = Stopwatch(deque(past.notes.get("seconds", []) if past else [], MOST_STRETCHES))
         self._stretch: list[StepRecord] = []
         self._latest: StepRecord | None = None
         self._due_row: dict[str, float] | None = None
@@ -327,9 +336,9 @@ class _Observer:
         return is_best
 
     def _save(self, record: "StepRecord", notes: Mapping[str, Any]) -> None:
-        seconds = self.stopwatch.seconds[-MOST_STRETCHES:]
+        seconds = list(self.stopwatch.seconds)
         skipped = {"skipped": self._skipped} if self._skipped else {}
-        self.writer.save(record.state, notes={**notes, "seconds": seconds, **skipped})
+        self.save(record.state, {**notes, "seconds": seconds, **skipped})
         self._saved_step = record.step
 
 

@@ -5,21 +5,29 @@ process at once. After SIGTERM the process ends within seconds even in the middl
 that step is what is left.
 """
 
+import atexit
+import contextlib
+import gc
+import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+from experiments import streams
+
 Item = TypeVar("Item")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 # Whoever sends SIGTERM sends SIGKILL some ten seconds later.
 SECONDS_TO_STOP = 8.0
+_SECONDS_UNTIL_HEARD = 0.05
 
 
 class Terminated(KeyboardInterrupt):
@@ -40,10 +48,12 @@ class _Requests:
 
     def come(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal: the first one stops the job, now or at the next chance; a second Ctrl-C ends it at once."""
-        del frame
         if self.first is not None:
             if number == signal.SIGINT:
                 _leave(EXIT_INTERRUPTED, "stopped at once")
+            return
+        if not self.is_deferring and _drops_errors(frame):
+            _send_again(number)
             return
         self.first = number
         if number == signal.SIGTERM:
@@ -78,13 +88,70 @@ def stoppable() -> Iterator[_Requests]:
         yield _listening
         return
     _listening = _Requests()
-    usual = {number: signal.signal(number, _listening.come) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {number: signal.signal(number, _listening.come) for number in SIGNALS}
     try:
         yield _listening
     finally:
         _listening = None
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+class _Ending:
+    """The end of a process, from the moment when its work is over.
+
+    Attributes:
+        code: what it ends with.
+        was_stopped: whether it was asked to stop.
+    """
+
+    def __init__(self) -> None:
+        self.code = 1  # Python's own, for what nobody catches.
+        self.was_stopped = False
+
+    def come(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal that comes when the work is over: what is still to be tidied up is not waited for."""
+        del number, frame
+        os._exit(self.code)
+
+    def close(self) -> None:
+        """Ends a process that was asked to stop before the interpreter takes itself apart."""
+        if not self.was_stopped:
+            return
+        try:
+            logging.shutdown()
+            streams.flush()
+        finally:
+            os._exit(self.code)
+
+
+def run_process(main: Callable[[], None]) -> None:
+    """Does all that a process is there for; it can be asked to stop from the first line of `main` to the last.
+
+    An interrupt ends the waiting for XLA's compiler, and not the compiler: its threads crash where the interpreter
+    takes XLA's client from under them, and the exit code would tell of the crash. Thus a process that was asked to stop
+    ends just before; all that other modules have registered with `atexit` has been done by then.
+    """
+    ending = _Ending()
+    atexit.register(ending.close)  # Registered before all others, and so called after them.
+    for number in SIGNALS:
+        signal.signal(number, ending.come)
+    with stoppable() as requests:
+        try:
+            main()
+            ending.code = 0
+        except KeyboardInterrupt as stopped:
+            ending.code = exit_code(stopped)
+            raise SystemExit(ending.code) from None
+        except SystemExit as ended:
+            ending.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            raise
+        finally:
+            ending.was_stopped = requests.first is not None
+            if ending.was_stopped:
+                gc.freeze()  # XLA's client among the rest, which JAX lets go of in between.
+                with contextlib.suppress(OSError):
+                    streams.flush()
 
 
 def between_items(items: Iterator[Item]) -> Iterator[Item]:
@@ -137,5 +204,27 @@ def _leave_in_time() -> None:
 
 
 def _leave(code: int, message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-    os._exit(code)
+    try:
+        streams.say_at_once(message)
+    finally:
+        os._exit(code)
+
+
+def _drops_errors(frame: FrameType | None) -> bool:
+    """Tells whether Python only prints what is raised here and goes on, as in a callback of its garbage collector.
+
+    JAX has such a callback, and spends enough time in it for signals to come just then.
+    """
+    deaf = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in deaf or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    """Has a signal come once more in a moment."""
+    timer = threading.Timer(_SECONDS_UNTIL_HEARD, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments import ROOT, sweep_devices, sweeps
+from experiments import ROOT, interruption, streams, sweep_devices, sweeps
 from experiments.sweeps import Job
 
 LOG = "job.log"
@@ -59,7 +59,7 @@ class Crew:
 
     def listen(self) -> None:
         """Has signals that ask to stop stop every job: it saves, and no other begins. A second Ctrl-C stops at once."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in interruption.SIGNALS:
             signal.signal(number, self._come)
 
     def _come(self, number: int, frame: FrameType | None) -> None:
@@ -71,7 +71,7 @@ class Crew:
         if self.stop_code and number == signal.SIGINT:
             raise KeyboardInterrupt
         (self.place / STOP).write_text(str(128 + number))
-        print("stopping: every job saves what it has", file=sys.stderr, flush=True)
+        streams.say_at_once("stopping: every job saves what it has")
 
 
 def run(job: Job, crew: Crew, request: Mapping[str, Any]) -> None:
@@ -113,25 +113,21 @@ def run(job: Job, crew: Crew, request: Mapping[str, Any]) -> None:
     if code not in _EXPECTED_CODES:
         _note_end(job, crew, code)
     state, why = sweeps.outcome(job)
-    print(f"job {job.number} {state}{': ' if why else ''}{why}", file=sys.stderr, flush=True)
+    streams.say(f"job {job.number} {state}{': ' if why else ''}{why}")
 
 
 def main() -> None:
     """Runs the job that standard input asks for."""
-    from experiments import command_line, interruption, schema
+    from experiments import command_line, schema
 
-    asked = json.loads(_first_line(0))
-    threading.Thread(target=_stop_when_alone, args=(0,), daemon=True).start()
-    name = asked["name"]
-    config = schema.from_yaml(asked["config"], schema.SCHEMAS[name])
-    command_line.log_as(asked["logging"], asked["verbose"])
-    job = Job(asked["number"], tuple(asked["overrides"]), Path(asked["folder"]))
-    entry_point = importlib.import_module(f"experiments.{name}")
-    try:
-        with interruption.stoppable():
-            sweeps.attempt(job, lambda: entry_point.job(config, job.folder))
-    except KeyboardInterrupt as stopped:
-        raise SystemExit(interruption.exit_code(stopped)) from None
+    with command_line.reported_errors():
+        asked = json.loads(_first_line(0))
+        threading.Thread(target=_stop_when_alone, args=(0,), daemon=True).start()
+        name = asked["name"]
+        config = schema.from_yaml(asked["config"], schema.SCHEMAS[name])
+        command_line.log_as(asked["logging"], asked["verbose"])
+        job = Job(asked["number"], tuple(asked["overrides"]), Path(asked["folder"]))
+        sweeps.attempt(job, config, importlib.import_module(f"experiments.{name}").job)
 
 
 def _environment(crew: Crew, slot: int) -> dict[str, str]:
@@ -198,4 +194,4 @@ def _stop_when_alone(handle: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

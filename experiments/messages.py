@@ -2,6 +2,7 @@
 
 import os
 import re
+import traceback
 
 TRACEBACK = "BPT_RL_TRACEBACK"
 HIDDEN = "(hidden)"
@@ -25,6 +26,11 @@ def _words(error: BaseException) -> str:
         f"{what}; choose a place that can be read or written, or make it so "
         f"({TRACEBACK}=1 shows where in the code this happened)"
     )
+
+
+def with_traceback(error: BaseException) -> str:
+    """Returns what Python itself would print of an error, and where in the code it came from."""
+    return without_secrets("".join(traceback.format_exception(error)).rstrip())
 
 
 def first_line(text: str) -> str:

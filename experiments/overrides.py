@@ -18,9 +18,19 @@ if TYPE_CHECKING:
 # An id, or a path, that goes on with `?task=...`, and is not in quotes already.
 _WITH_TASKS = re.compile(r"""(?<!["'\w:/.+-])[\w:/.+~-]+\?\w+=[\w+]+(?!["'])""")
 _BEYOND_ASCII = re.compile(r"[^,\[\]{}()]*[^\x00-\x7f,\[\]{}()][^,\[\]{}()]*")
-# Keys whose values are names of files, folders or datasets, and what of these Hydra's grammar takes as it is.
-PLACES = ("dataset.id", "path", "run")
-_PLAIN = re.compile(r"[\w/:.+~@%*|-]*", re.ASCII)
+# Keys whose values are names of files, folders or datasets, with commas between several of them.
+PLACES = ("dataset.id", "path", "run", "hydra.run.dir", "hydra.sweep.dir")
+# One of them, with the comma before it: in quotes already, or not. A `${...}` may hold commas of its own.
+_NAME = re.compile(
+    r"""(?P<comma>\A|,)(?:
+        [ \t]*(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')[ \t]*(?=,|\Z)
+        |(?P<bare>(?:\$\{[^}]*\}|[^,])*)
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
+# What Hydra's grammar takes as it is, but for what could be a number or such: the folder 2024_01 would be 202401.
+_PLAIN = re.compile(r"[\w/:.+@%*|-]+", re.ASCII)
+_NO_TEXT = re.compile(r"[\d._e+-]+|[+-]?(?:inf|nan)|true|false|null", re.IGNORECASE)
 SYNTAX = "expected key=value or group=option, such as context.episodes=4"
 # Where the library that brings an option of Hydra's own groups is an extra of ours.
 EXTRAS = {"joblib": "sweep"}
@@ -29,23 +39,28 @@ EXTRAS = {"joblib": "sweep"}
 def quoted(tokens: Sequence[str]) -> list[str]:
     """Returns the tokens with quotes around what Hydra's grammar has no room for.
 
-    That are ids of datasets with `?task=`, and names of files with spaces, brackets or letters beyond ASCII.
+    That are ids of datasets with `?task=`, and names of files with spaces, brackets, quotes, a `~` or letters beyond
+    ASCII. A comma stays what it is, the end of one value of a sweep; a name that holds one needs quotes of the user's.
 
-    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1", "dataset.cache=été,data", "run=my runs/1"])
-    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1', 'dataset.cache="été",data', 'run="my runs/1"']
+    >>> quoted(["dataset.id=exorl:walker/proto?task=walk", "seed=1", "dataset.cache=été,data", "run=~/my run,b"])
+    ['dataset.id="exorl:walker/proto?task=walk"', 'seed=1', 'dataset.cache="été",data', 'run="~/my run",b']
     """
     return [_quoted(*token.partition("=")) for token in tokens]
 
 
 def _quoted(key: str, equals: str, value: str) -> str:
-    if key in PLACES and not {"'", '"', "$"} & set(value):
-        pieces = (piece if _PLAIN.fullmatch(piece) else f'"{piece}"' for piece in value.split(","))
-        return f"{key}{equals}{','.join(pieces)}"
+    if equals and key in PLACES:
+        return f"{key}={_NAME.sub(_name, value)}"
     if key.startswith("dataset."):
         value = _WITH_TASKS.sub(_in_quotes, value)
     if not {"'", '"', "$"} & set(value):
         value = _BEYOND_ASCII.sub(_in_quotes, value)
     return f"{key}{equals}{value}"
+
+
+def _name(match: re.Match[str]) -> str:
+    """Returns one name of several, in quotes where it must be."""
+    return match["comma"] + (match["quoted"] or _as_text(match["bare"]))
 
 
 def for_shell(key: str, value: Any) -> str:
@@ -54,8 +69,12 @@ def for_shell(key: str, value: Any) -> str:
     >>> print(for_shell("dataset.id", "my data"), for_shell("env.options", {"g": 9.8}))
     'dataset.id="my data"' 'env.options={g: 9.8}'
     """
-    is_place = key in PLACES and _PLAIN.fullmatch(value)
-    return shlex.quote(f"{key}={value if is_place else _in_grammar(value)}")
+    return shlex.quote(f"{key}={_as_text(value) if key in PLACES else _in_grammar(value)}")
+
+
+def _as_text(name: str) -> str:
+    """Returns a name as Hydra reads it as it is: in quotes where it must be."""
+    return name if _PLAIN.fullmatch(name) and not _NO_TEXT.fullmatch(name) else _in_grammar(name)
 
 
 def _in_grammar(value: Any) -> str:
@@ -94,6 +113,30 @@ def parse(tokens: Sequence[str], loader: "ConfigLoader") -> list["Override"]:
             reason = without_secrets(str(error.__cause__ or error).splitlines()[0])
             raise UserError(f"cannot read the override {shown(token)!r} ({reason}); {SYNTAX}") from error
     return parsed
+
+
+def require_one_value(overrides: Sequence["Override"]) -> None:
+    """Refuses several names of files or datasets where there is one job; one name with commas needs quotes.
+
+    Args:
+        overrides: from `parse`.
+
+    Raises:
+        UserError: shows the name in quotes.
+    """
+    from hydra.core.override_parser.types import QuotedString
+
+    for override in overrides:
+        key = override.key_or_group
+        if key in PLACES and override.is_discrete_sweep():
+            names = [
+                name.text if isinstance(name, QuotedString) else str(name)
+                for name in override.sweep_iterator()
+            ]
+            raise UserError(
+                f"{key} has {len(names)} values, with commas between them, for one job; add --multirun, to have one "
+                f"job each, or quotes, if it is one name: {for_shell(key, ','.join(names))}"
+            )
 
 
 def check_names(

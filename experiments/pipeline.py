@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpt_rl.types import EnvSpec, UserError
-from experiments import dataset_facts, figures, fitting, memory_promise, playing, run_directory, sources
+from experiments import (
+    dataset_facts,
+    figures,
+    fitting,
+    memory_promise,
+    overrides,
+    playing,
+    resuming,
+    run_directory,
+    sources,
+)
 from experiments.dataset_facts import DatasetFacts
 from experiments.fitting import LATE
 from experiments.schema import TrainConfig
@@ -71,9 +81,12 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     _announce(folder, prepared)
     size = memory_promise.step_size(config, prepared.facts.spec, prepared.agent, prepared.sampler)
     estimated = memory_promise.announce(size)
-    with _saying_what_is_saved(folder), memory_promise.explained(size):
+    identity = run_directory.identity(config, prepared.facts.fingerprint)
+    with memory_promise.explained(size):
         trainable = fitting.make_trainable(config, prepared.agent, prepared.sampler)
         _announce_compiled(trainable)
+        past = resuming.past(config, trainable, folder, identity=identity) if goes_on else None
+    with _saying_what_is_saved(folder), memory_promise.explained(size):
         judge = _Judge(config, prepared, folder)
         stopwatch = fitting.fit(
             config,
@@ -82,7 +95,8 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
             folder,
             tokens_per_batch=_tokens_per_batch(prepared.summary),
             evaluate=memory_promise.of_evaluation(judge.evaluate),
-            past=_past(config, trainable, folder) if goes_on else None,
+            identity=identity,
+            past=past,
         )
         summary = {
             **judge.summary,
@@ -107,31 +121,11 @@ def _saying_what_is_saved(folder: Path) -> Iterator[None]:
             step = checkpoint_step(folder / run_directory.CHECKPOINTS)
             if step is not None:
                 error.add_note(
-                    f"The training is saved up to gradient step {step}: resume=auto hydra.run.dir={folder} goes on "
-                    f"from there, and python -m experiments.evaluate run={folder} evaluates what there is"
+                    f"The training is saved up to gradient step {step}: resume=auto "
+                    f"{overrides.for_shell('hydra.run.dir', str(folder))} goes on from there, and python -m "
+                    f"experiments.evaluate {overrides.for_shell('run', str(folder))} evaluates what there is"
                 )
         raise
-
-
-def _past(config: TrainConfig, trainable: fitting.Trainable, folder: Path) -> fitting.Past | None:
-    """Returns what an unfinished run has behind it, and drops rows of what will be done again."""
-    from bpt_rl.tracking.csv_tracker import last_step
-    from bpt_rl.training.checkpoint import best_value, restore_newest
-
-    checkpoints = folder / run_directory.CHECKPOINTS
-    newest = restore_newest(checkpoints, trainable.state, trainable.agent.identity)
-    if newest is None:
-        run_directory.keep_episodes(folder / run_directory.EPISODES, 0)
-        return None
-    state, notes = newest
-    step = int(state.step)
-    # The row is written last; the summary needs the last evaluation, which only playing it again brings back.
-    has_row = "csv" in config.tracker.kinds and last_step(folder / run_directory.METRICS) >= step
-    is_settled = "row" not in notes or (has_row and step < config.training.steps)
-    past = fitting.Past(state, notes, best_value(checkpoints), is_settled)
-    run_directory.keep_episodes(folder / run_directory.EPISODES, past.kept_step)
-    LOG.info(f"going on with the run in {folder} after gradient step {step}")
-    return past
 
 
 def prepare(config: TrainConfig) -> Prepared:

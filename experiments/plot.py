@@ -4,7 +4,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import command_line, comparison, comparison_figures, figures, run_directory, table
+from experiments import (
+    command_line,
+    comparison,
+    comparison_figures,
+    figures,
+    interruption,
+    run_directory,
+    table,
+)
 
 TABLE = "comparison.csv"
 TARGETS = "comparison_by_target.csv"
@@ -50,4 +58,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruption.run_process(main)

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bpt_rl.disk import writing
+from bpt_rl.disk import synchronise, writing
 from bpt_rl.types import UserError
 from experiments import ROOT, configuration_checks, differences, schema
 from experiments.schema import TrainConfig
@@ -29,6 +30,7 @@ SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 DAMAGED = "copy the whole run directory again, or run the evaluation again"
+NO_TABLE = "restore it, or remove it: training then goes on without the episodes of before"
 # The columns of evaluation.csv that are read again; a score is empty where there is no reference.
 WHOLE_COLUMNS = ("gradient_step", "seed", "task", "row", "position")
 NUMBER_COLUMNS = ("target_return", "return")
@@ -106,7 +108,8 @@ def begin(folder: Path, config: TrainConfig, *, fingerprint: str) -> None:
 
 def holds_run(folder: Path) -> bool:
     """Tells whether a run is there that came to a checkpoint or a summary."""
-    return (folder / CONFIG).exists() and any((folder / name).exists() for name in (CHECKPOINTS, SUMMARY))
+    came_to = [folder / SUMMARY, *(folder / CHECKPOINTS).glob("step_*[0-9]")]
+    return (folder / CONFIG).exists() and any(path.exists() for path in came_to)
 
 
 def require_same_run(folder: Path, config: TrainConfig) -> None:
@@ -153,18 +156,54 @@ def go_on(folder: Path, *, fingerprint: str) -> None:
         write_json(path, {**began, "continued_in": [*began.get("continued_in", []), here]})
 
 
-def keep_episodes(path: Path, last_step: int) -> None:
-    """Drops the rows of evaluation.csv after a gradient step, and a last line that was cut off."""
+def identity(config: TrainConfig, fingerprint: str) -> str:
+    """Returns a digest of all that decides the outcome of a run: what its checkpoints are known by.
+
+    Args:
+        config: of the run.
+        fingerprint: of its dataset.
+    """
+    deciding = {key: value for key, value in differences.flat(config).items() if key not in FREE}
+    text = json.dumps([deciding, fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def synchronise_tables(folder: Path) -> None:
+    """Waits until the rows of metrics.csv and evaluation.csv are on disk: a later checkpoint counts on them.
+
+    Raises:
+        UserError: the disk is full, or cannot be written.
+    """
+    for path in (folder / METRICS, folder / EPISODES):
+        if path.exists():
+            with writing(path):
+                synchronise(path)
+
+
+def keep_episodes(path: Path, last_step: int) -> set[int]:
+    """Drops the rows of evaluation.csv after a gradient step, and lines that were cut off.
+
+    Returns:
+        The gradient steps whose rows are kept.
+
+    Raises:
+        UserError: the file is no table of episodes.
+    """
     if not path.exists():
-        return
-    text = path.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-    is_kept = [line.partition(",")[0] == "gradient_step" or _step_of(line) <= last_step for line in lines]
-    kept = [line for line, stays in zip(lines, is_kept, strict=True) if stays]
-    if len(kept) > 1:
-        write_text(path, "".join(kept))
+        return set()
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Spreadsheets write a mark in front.
+    except ValueError as error:
+        raise UserError(f"{path} is not CSV ({error}); {NO_TABLE}") from error
+    header, *lines = text[: text.rfind("\n") + 1].splitlines(keepends=True) or [""]
+    if header and not header.startswith("gradient_step,"):
+        raise UserError(f"{path} begins with {header[:40]!r}, expected a column gradient_step; {NO_TABLE}")
+    kept = [line for line in lines if _step_of(line) <= last_step]
+    if kept:
+        write_text(path, header + "".join(kept))
     else:  # The header is written with the first row.
         path.unlink()
+    return {int(_step_of(line)) for line in kept}
 
 
 def open_run(folder: Path) -> Run:

@@ -261,10 +261,13 @@ def to_yaml(config: Any) -> str:
 
 
 def from_yaml(text: str, schema: type[Config]) -> Config:
-    """Returns the dataclasses that `to_yaml` wrote; errors as for `to_config`, and for what is no plain YAML."""
+    """Returns the dataclasses that `to_yaml` wrote; errors as for `to_config`, and for what is not plain or whole."""
     from omegaconf import OmegaConf
 
     from experiments import configuration_checks
 
     configuration_checks.require_plain(text)
-    return to_config(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text)), schema)
+    stored: Any = OmegaConf.create(text)
+    whole: Any = OmegaConf.merge(OmegaConf.structured(schema), stored)
+    configuration_checks.require_whole(stored, whole)
+    return to_config(whole, schema)

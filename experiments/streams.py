@@ -9,6 +9,7 @@ from typing import TextIO
 
 # What a shell says of a process that ends because nobody reads what it prints, as in `... | head`.
 EXIT_NOBODY_READS = 128 + signal.SIGPIPE
+_STDERR = 2
 
 
 def fill() -> None:
@@ -36,6 +37,15 @@ def say(text: str) -> None:
     """Prints a line on standard error, if there is anybody to read it."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def say_at_once(text: str) -> None:
+    """Prints a line on standard error if it is taken at once: for signals, which may come in the midst of printing."""
+    poll = select.poll()
+    poll.register(_STDERR, select.POLLOUT)
+    if poll.poll(0):
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, f"{text}\n".encode())
 
 
 def let_go() -> bool:

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import sys
+import signal
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bpt_rl.types import UserError
-from experiments import interruption, messages, run_directory, sweep_devices, sweeps
+from experiments import interruption, messages, run_directory, streams, sweep_devices, sweeps
 from experiments.job_process import Crew
 from experiments.sweep_devices import SweepConfig
 
@@ -80,10 +79,8 @@ def run_all(sweep: Sweep, start: Callable[[Crew | None], None]) -> None:
         UserError: a job did not finish.
         SystemExit: the sweep was asked to stop, or ended early.
     """
-    with _crew(sweep) as crew, interruption.stoppable():
+    with interruption.stoppable(), _crew(sweep) as crew:
         try:
-            if crew:
-                crew.listen()
             start(crew)
             code = crew.stop_code if crew else 0
         except KeyboardInterrupt as stopped:
@@ -98,8 +95,8 @@ def run_all(sweep: Sweep, start: Callable[[Crew | None], None]) -> None:
     num_unfinished = sweeps.finish(sweep.folder, sweep.jobs)
     if num_unfinished and not code:
         raise UserError(
-            f"{num_unfinished} of {len(sweep.jobs)} jobs did not finish; the same sweep into the same folder, "
-            f"hydra.sweep.dir={run_directory.shortest(sweep.folder)} (trainings with resume=auto), does what is left"
+            f"{num_unfinished} of {len(sweep.jobs)} jobs did not finish this time; the same sweep into the same folder "
+            f"(hydra.sweep.dir={run_directory.shortest(sweep.folder)}, trainings with resume=auto) does what is left"
         )
     if code:
         raise SystemExit(code)
@@ -123,20 +120,24 @@ def _num_processes(asked: Any, num_jobs: int) -> int:
 
 @contextmanager
 def _crew(sweep: Sweep) -> Iterator[Crew | None]:
-    """Yields what the processes of a sweep share."""
+    """Yields what the processes of a sweep share, and has signals stop all of them."""
     if not sweep.num_processes:
         yield None
         return
     place = Path(tempfile.mkdtemp(prefix="bpt_rl_sweep_"))
     threads = {key: os.environ[key] for key in sweep_devices.THREADS if key in os.environ}
+    crew = Crew(place, os.getpid(), sweep.settings, threads)
+    usual = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     try:
-        yield Crew(place, os.getpid(), sweep.settings, threads)
+        crew.listen()
+        yield crew
     finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _say(error: Exception) -> None:
     if type(error).__name__ != "TerminatedWorkerError":  # Of which the message says all.
-        traceback.print_exc()
-    text = messages.first_line(messages.of_error(error))
-    print(f"error: the sweep ended early: {text}", file=sys.stderr, flush=True)
+        streams.say(messages.with_traceback(error))
+    streams.say(f"error: the sweep ended early: {messages.first_line(messages.of_error(error))}")

@@ -7,8 +7,6 @@ all jobs is printed when the sweep ends, and kept as `sweep.csv` in the sweep's 
 
 import contextlib
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from bpt_rl.types import UserError
-from experiments import interruption, messages
+from experiments import interruption, messages, streams
 
 RECORD = "job.json"
 TABLE = "sweep.csv"
 FINISHED = "finished"
+FINISHED_EARLIER = "finished earlier"
+REFUSED = "refused"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 KILLED = "killed"
 RUNNING = "running"
 ELSEWHERE = "running elsewhere"
 NOT_STARTED = "not started"
-_RECORDED = (FINISHED, FAILED, INTERRUPTED, KILLED, RUNNING)
+_RECORDED = (FINISHED, FINISHED_EARLIER, REFUSED, FAILED, INTERRUPTED, KILLED, RUNNING)
 _STOPS = (interruption.EXIT_INTERRUPTED, interruption.EXIT_TERMINATED)
 
 
@@ -46,10 +46,15 @@ class Job:
     folder: Path
 
 
-def attempt(job: Job, work: Callable[[], None]) -> None:
+def attempt(job: Job, config: Any, work: Callable[[Any, Path], None]) -> None:
     """Does the work of one job and notes in its folder what came of it; what went wrong is said, and not raised.
 
-    A job that another process is at is left alone.
+    A job that another process is at is left alone, and so is a run that the job was not told to go on with.
+
+    Args:
+        job: which.
+        config: of the entry point, for this job.
+        work: takes the configuration and the folder.
 
     Raises:
         KeyboardInterrupt: the job was asked to stop.
@@ -58,12 +63,13 @@ def attempt(job: Job, work: Callable[[], None]) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     with claimed(job.folder) as is_free:
         if not is_free:
-            print(f"job {job.number} is running elsewhere: {job.folder}", file=sys.stderr, flush=True)
+            streams.say(f"job {job.number} is running elsewhere: {job.folder}")
             return
         record(job, RUNNING)
         try:
             with interruption.stoppable() as asked:
-                work()
+                _require_own_place(job.folder, config)
+                work(config, job.folder)
                 asked.stop()  # Some work ends early, and as if it were done.
         except (KeyboardInterrupt, SystemExit) as stopped:
             if isinstance(stopped, KeyboardInterrupt) or stopped.code in _STOPS:
@@ -71,10 +77,54 @@ def attempt(job: Job, work: Callable[[], None]) -> None:
                 raise
             failed = bool(stopped.code)
             record(job, FAILED if failed else FINISHED, f"exit code {stopped.code}" if failed else "")
+        except _Taken as taken:
+            record(job, taken.state, str(taken))
+            streams.say(f"error: job {job.number} was not begun: {taken}")
         except Exception as error:  # Whatever it is: the other jobs are no worse for it.
             record(job, FAILED, _say(error))
         else:
             record(job, FINISHED)
+
+
+class _Taken(Exception):
+    """The folder of a job holds a run that the job is not to go on with.
+
+    Attributes:
+        state: of the job.
+    """
+
+    def __init__(self, state: str, why: str):
+        super().__init__(why)
+        self.state = state
+
+
+def _require_own_place(folder: Path, config: Any) -> None:
+    """Refuses what a single training refuses too, in words for a sweep, whose folders are chosen otherwise.
+
+    Raises:
+        _Taken: a run is there, and it is another one or `resume=auto` was not given.
+    """
+    from experiments import differences, run_directory, schema
+
+    if not isinstance(config, schema.TrainConfig) or not run_directory.holds_run(folder):
+        return
+    was, now = (differences.flat(one) for one in (run_directory.open_run(folder).config, config))
+    differing = [key for key in {*was, *now} - {*run_directory.FREE} if was.get(key) != now.get(key)]
+    if differing:
+        # Others may follow from a key that stands alone, as dataset.seed does from seed.
+        key, more = min(differing, key=lambda key: (key.count("."), key)), len(differing) - 1
+        raise _Taken(
+            REFUSED,
+            f"its folder holds another run, of {key}={was.get(key)} and not {now.get(key)}"
+            f"{f', and {more} more differ' if more else ''}; give the sweep as it was, or another hydra.sweep.dir=DIR",
+        )
+    if config.resume != "auto":
+        is_finished = (folder / run_directory.SUMMARY).exists()
+        raise _Taken(
+            FINISHED_EARLIER if is_finished else REFUSED,
+            f"its folder holds this run already{'' if is_finished else ', unfinished'}, and resume=auto was not given; "
+            f"give it, or another hydra.sweep.dir=DIR",
+        )
 
 
 @contextmanager
@@ -138,7 +188,7 @@ def outcome(job: Job) -> tuple[str, str]:
 
 
 def finish(folder: Path, jobs: Sequence[Job]) -> int:
-    """Prints the table of all jobs, leaves it as sweep.csv, and returns how many are not finished.
+    """Prints the table of all jobs, leaves it as sweep.csv, and returns how many this sweep did not finish.
 
     Args:
         folder: of the sweep.
@@ -197,8 +247,9 @@ def _say(error: Exception) -> str:
     """Prints what went wrong, with a traceback where the user cannot mend it, and returns it in one line."""
     is_ours = isinstance(error, UserError | OSError)
     if not is_ours or os.environ.get(messages.TRACEBACK) == "1":
-        print(messages.without_secrets(traceback.format_exc()), file=sys.stderr)
-    text = messages.of_error(error)
+        streams.say(messages.with_traceback(error))
+    # What is said of a run directory does not know of sweeps.
+    text = messages.of_error(error).replace("hydra.run.dir=DIR", "hydra.sweep.dir=DIR")
     text = text if is_ours else f"{type(error).__name__}: {text}"
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    streams.say(f"error: {text}")
     return text

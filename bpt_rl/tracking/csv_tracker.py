@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bpt_rl.disk import writing
+from bpt_rl.types import UserError
 
 STEP = "step"
+REMEDY = "restore it, or remove it: training then goes on without the rows of before"
 
 
 class CsvTracker:
@@ -75,19 +77,31 @@ class CsvTracker:
         self._writer.writerow(row)
 
 
-def last_step(path: Path) -> int:
-    """Returns the gradient step of the last whole row; 0 where there is none."""
+def logged_steps(path: Path) -> list[int]:
+    """Returns the gradient steps of the whole rows; none where there is no file.
+
+    Raises:
+        UserError: the file is no table of metrics.
+    """
     rows = _read_whole_rows(path)[1] if path.exists() else []
-    return int(rows[-1][STEP]) if rows else 0
+    return [int(row[STEP]) for row in rows]
 
 
 def _read_whole_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Returns the columns and the rows; a last line that was cut off in writing is left out."""
-    text = path.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    reader = csv.DictReader(lines)
-    rows = list(reader)
-    return tuple(reader.fieldnames or (STEP,)), rows
+    """Returns the columns and the rows; rows that are cut off, as a crash leaves the last, are left out.
+
+    Raises:
+        UserError: the file is no table of metrics.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Spreadsheets write a mark in front.
+        columns, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[STEP]]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not CSV ({error}); {REMEDY}") from error
+    if columns[:1] != [STEP]:
+        raise UserError(f"{path} begins with {columns[:1]}, expected a column {STEP!r}; {REMEDY}")
+    whole = [row for row in rows if len(row) == len(columns) and row[0].isdecimal()]
+    return tuple(columns), [dict(zip(columns, row, strict=True)) for row in whole]
 
 
 def _text(value: float) -> str:

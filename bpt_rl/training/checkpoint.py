@@ -9,24 +9,22 @@ old one usable.
 
 import json
 import logging
-import math
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from bpt_rl.disk import synchronise
 from bpt_rl.training import checkpoint_files as files
+from bpt_rl.training import checkpoint_index as index
 from bpt_rl.training.state import TrainState
 from bpt_rl.types import UserError
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2  # The first one had its arrays in folders of Orbax.
-INDEX = "index.json"
 PARAMS = "params"
 TRAINING = "training"
 SUFFIX = ".safetensors"
@@ -74,6 +72,7 @@ def save_checkpoint(
                 "step": step,
                 "identity": identity,
                 "notes": dict(notes or {}),
+                "best": index.read_best(folder),
                 "arrays": {name: _signatures(arrays) for name, arrays in trees.items()},
                 "files": files.digests(partial, files.paths(partial)),
             },
@@ -82,7 +81,7 @@ def save_checkpoint(
         final = _unused(folder, f"step_{step:08d}")
         partial.rename(final)
         synchronise(folder)
-    _point(folder, {name: final.name for name in names})
+    index.point(folder, {name: final.name for name in names})
     _remove_old(folder, keep)
     return final
 
@@ -94,25 +93,34 @@ def mark_best(folder: Path, value: float) -> None:
         folder: of all checkpoints of a run.
         value: what makes it the best; noted beside its name.
     """
-    last = _read_names(Path(folder).resolve())["last"]
-    _point(Path(folder).resolve(), {"best": last}, best_value=value)
+    last = index.read_names(Path(folder).resolve())["last"]
+    index.point(Path(folder).resolve(), {"best": last}, best_value=value)
 
 
-def best_value(folder: Path) -> float | None:
-    """Returns what was noted of the best checkpoint, or None."""
-    if not (folder / INDEX).exists():
-        return None
-    value = _read_index(folder).get("best_value")
-    return float(value) if isinstance(value, int | float) else None
+class Restored(NamedTuple):
+    """The newest whole checkpoint of a run.
+
+    Attributes:
+        state: all of it.
+        notes: of the checkpoint.
+        best_value: what was noted of the best checkpoint that is still there, or None.
+        went_back: whether something newer was damaged, so that nothing is known of what came after the checkpoint.
+    """
+
+    state: TrainState
+    notes: dict[str, Any]
+    best_value: float | None
+    went_back: bool
 
 
-def restore_newest(
-    folder: Path, like: TrainState, identity: Mapping[str, Any]
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """Returns the newest whole checkpoint and its notes, or None if there is none; damaged ones are passed over.
+def restore_newest(folder: Path, like: TrainState, identity: Mapping[str, Any]) -> Restored | None:
+    """Returns the newest whole checkpoint, or None if there is none; damaged ones are passed over.
+
+    What a write that was cut off left is removed. Damaged checkpoints are set aside as `damaged_step_*`; if the best
+    one is among them, the best is what was the best when the restored one was written, as far as it is still there.
 
     Args:
-        folder: of all checkpoints of a run; what a write that was cut off left in it is removed.
+        folder: of all checkpoints of a run.
         like: as for `restore_checkpoint`.
         identity: of the agent that is asking.
 
@@ -122,25 +130,61 @@ def restore_newest(
     folder = Path(folder).resolve()
     for left in folder.glob(f"step_*{files.PARTIAL}"):
         shutil.rmtree(left, ignore_errors=True)
-    newest = sorted(folder.glob("step_*"), key=_age, reverse=True)
-    damage: UserError | None = None
-    for checkpoint in newest:
+    damaged: dict[Path, UserError] = {}
+    for checkpoint in sorted(folder.glob("step_*"), key=_age, reverse=True):
         try:
-            manifest = _manifest(checkpoint)
-            _require_whole(checkpoint, manifest["files"])
+            manifest = _whole_manifest(checkpoint)
         except UserError as error:
             logger.warning("%s; going back to the one before it", error)
-            damage = damage or error
+            damaged[checkpoint] = error
             continue
         state = TrainState(
             _arrays(checkpoint, manifest, PARAMS, like.params, identity),
             *_arrays(checkpoint, manifest, TRAINING, (like.opt_state, like.step), identity),
         )
-        _point(folder, {"last": checkpoint.name})
-        return state, dict(manifest.get("notes", {}))
-    if damage is not None:
-        raise damage
+        if int(state.step) != manifest["step"]:
+            raise _not_as_written(checkpoint)
+        is_index_whole = _is_index_whole(folder)
+        for path in damaged:
+            path.rename(_unused(folder, f"damaged_{path.name}"))
+        best = index.read_best(folder) if is_index_whole else None
+        if best is None or not _is_kept(folder / best.name, checkpoint):
+            best = index.Best.read(manifest.get("best"))
+            best = best if best is not None and _is_kept(folder / best.name, checkpoint) else None
+        index.write_again(folder, checkpoint.name, best)
+        value = None if best is None else best.value
+        return Restored(state, dict(manifest.get("notes", {})), value, bool(damaged) or not is_index_whole)
+    if damaged:
+        raise next(iter(damaged.values()))
     return None
+
+
+def _is_index_whole(folder: Path) -> bool:
+    """Tells whether the index can be read, or there is none, as before the first checkpoint has its name."""
+    if (folder / index.INDEX).exists():
+        try:
+            files.read_json(folder / index.INDEX)
+        except UserError as error:
+            logger.warning("%s; doing without it", error)
+            return False
+        index.read_index(folder)
+    return True
+
+
+def _is_kept(checkpoint: Path, newest: Path) -> bool:
+    """Tells whether a checkpoint is whole and no newer than another."""
+    try:
+        _whole_manifest(checkpoint)
+    except UserError as error:
+        logger.warning("%s; it is the best one no longer", error)
+        return False
+    return _age(checkpoint) <= _age(newest)
+
+
+def _whole_manifest(checkpoint: Path) -> dict[str, Any]:
+    manifest = _manifest(checkpoint)
+    _require_whole(checkpoint, manifest["files"])
+    return manifest
 
 
 def restore_checkpoint(
@@ -170,17 +214,9 @@ def restore_params(folder: Path, like: Any, identity: Mapping[str, Any], *, name
 def checkpoint_step(folder: Path, name: str = "last") -> int | None:
     """Returns the gradient steps that the checkpoint called `name` was trained for, or None if there is none."""
     folder = Path(folder).resolve()
-    if not (folder / INDEX).exists() or name not in _read_names(folder):
+    if not (folder / index.INDEX).exists() or name not in index.read_names(folder):
         return None
     return int(_read_manifest(folder, name)[1]["step"])
-
-
-def _point(folder: Path, names: Mapping[str, str], *, best_value: float | None = None) -> None:
-    """Points names to the folders of checkpoints that are there, and notes what the best one is worth."""
-    index = _read_index(folder) if (folder / INDEX).exists() else {}
-    values = {} if best_value is None or not math.isfinite(best_value) else {"best_value": best_value}
-    names = {**index.get("names", {}), **names}
-    files.write_json(folder / INDEX, {**index, "format": FORMAT, "names": names, **values})
 
 
 def _restore(folder: Path, tree: str, like: Any, identity: Mapping[str, Any], name: str) -> Any:
@@ -207,12 +243,12 @@ def _arrays(
 
 def _read_manifest(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
     """Returns the checkpoint's folder and what it says of itself."""
-    if not (folder / INDEX).exists():
+    if not (folder / index.INDEX).exists():
         raise UserError(
-            f"no checkpoint at {folder}: expected a folder with {INDEX}, as a run leaves in its directory under "
+            f"no checkpoint at {folder}: expected a folder with {index.INDEX}, as a run leaves in its directory under "
             f"checkpoints/; give that folder, or train first"
         )
-    names = _read_names(folder)
+    names = index.read_names(folder)
     if name not in names:
         raise UserError(
             f"no checkpoint called {name!r} in {folder}; known: {', '.join(sorted(names)) or 'none'}"
@@ -236,11 +272,15 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
         or not all(isinstance(arrays.get(name), dict) for name in (PARAMS, TRAINING))
         or any(Path(path).is_absolute() or ".." in Path(path).parts for path in manifest["files"])
     ):
-        raise UserError(
-            f"{checkpoint / files.MANIFEST} describes no checkpoint: it was changed after it was written; copy it "
-            f"again from where it was trained, or train again"
-        )
+        raise _not_as_written(checkpoint)
     return manifest
+
+
+def _not_as_written(checkpoint: Path) -> UserError:
+    return UserError(
+        f"{checkpoint / files.MANIFEST} describes no checkpoint: it was changed after it was written; copy it again "
+        f"from where it was trained, or train again"
+    )
 
 
 def _require_same(checkpoint: Path, what: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -312,7 +352,7 @@ def _unused(folder: Path, name: str) -> Path:
 
 def _remove_old(folder: Path, keep: int) -> None:
     """Removes checkpoints that have no name, but for the newest `keep`."""
-    named = set(_read_names(folder).values())
+    named = set(index.read_names(folder).values())
     newest = sorted(folder.glob("step_*"), key=_age, reverse=True)[:keep]
     for path in folder.glob("step_*"):
         if path.name not in named and path not in newest:
@@ -323,23 +363,3 @@ def _age(checkpoint: Path) -> tuple[int, int]:
     """Sorts checkpoints by their step, and those of one step by their number."""
     step, _, number = checkpoint.name.removeprefix("step_").partition(".")
     return (int(step) if step.isdecimal() else -1, int(number) if number.isdecimal() else 0)
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    index = files.read_json(folder / INDEX)
-    names = index.get("names")
-    if not isinstance(names, dict) or not all(_is_ours(name) for name in names.values()):
-        raise UserError(
-            f"{folder / INDEX} does not name checkpoints beside it; it was not written by bpt-rl, or it is damaged: "
-            f"train again"
-        )
-    return index
-
-
-def _read_names(folder: Path) -> dict[str, str]:
-    return _read_index(folder)["names"]
-
-
-def _is_ours(name: Any) -> bool:
-    """Whether this is the name of a checkpoint in the same folder, and no path to elsewhere."""
-    return isinstance(name, str) and re.fullmatch(r"step_\d+(\.\d+)?", name) is not None

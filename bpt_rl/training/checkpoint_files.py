@@ -68,7 +68,7 @@ def read_arrays(path: Path, like: Mapping[str, Any]) -> dict[str, jax.Array]:
                 if array.dtype != leaf.dtype:
                     raise SafetensorError(f"{name} holds {array.dtype}")
                 arrays[name] = jax.device_put(array, getattr(leaf, "sharding", None) or here)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError) as error:  # The last of types that numpy does not know.
         raise UserError(
             f"the arrays in {path} cannot be read ({error}); the file was not written by bpt-rl: copy it again from "
             f"where it was trained, or train again"

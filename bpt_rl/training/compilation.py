@@ -41,6 +41,11 @@ class CompiledStep(NamedTuple):
     seconds: float
 
 
+def compiler_options() -> dict[str, str | bool]:
+    """Returns what XLA is told for a gradient step: on CPUs, to use vectors of 512 bits where there are some."""
+    return {"xla_cpu_prefer_vector_width": "512"} if jax.default_backend() == "cpu" else {}
+
+
 def compile_train_step(train_step: TrainStep, state: TrainState, batch: Window) -> CompiledStep:
     """Returns the compiled step for states and batches of these shapes; arrays are looked at, not used.
 
@@ -53,7 +58,8 @@ def compile_train_step(train_step: TrainStep, state: TrainState, batch: Window) 
     key = jax.eval_shape(lambda: jax.random.key(0))
     # Around a function that is jitted already this costs nothing.
     jitted = jax.jit(train_step, donate_argnums=0)
-    compiled = jitted.lower(*jax.tree.map(_abstract, (state, batch)), key).compile()
+    lowered = jitted.lower(*jax.tree.map(_abstract, (state, batch)), key)
+    compiled = lowered.compile(compiler_options=compiler_options())
     return CompiledStep(compiled, _memory(compiled), time.perf_counter() - start)
 
 

@@ -78,11 +78,13 @@ def compiled_step(schedule: Schedule, size: Size, num_tokens: int, *, runs: bool
     """
     import jax
 
-    quick: dict[str, str | bool] = (
-        {} if runs or jax.default_backend() != "cpu" else {"xla_backend_optimization_level": "0"}
-    )
+    from bpt_rl.training.compilation import compiler_options
+
+    options = compiler_options()
+    if not runs and jax.default_backend() == "cpu":
+        options |= {"xla_backend_optimization_level": "0"}
     step = jax.jit(jax.value_and_grad(loss_function(schedule, size)))
-    return step.lower(*jax.eval_shape(lambda: inputs(size, num_tokens))).compile(compiler_options=quick)
+    return step.lower(*jax.eval_shape(lambda: inputs(size, num_tokens))).compile(compiler_options=options)
 
 
 def scratch_bytes(schedule: Schedule, size: Size, num_tokens: int) -> int:

@@ -1,12 +1,14 @@
 """Every kind of bad input, through the entry point: one message that says what to do, exit code 2, and no run."""
 
 import importlib
+import shlex
 import sys
 
 import numpy as np
 import pytest
 
 from envs import dark_room
+from experiments import overrides
 from tests.experiments import pendulum_files
 
 PENDULUM = (
@@ -101,6 +103,40 @@ def test_a_file_that_is_not_hdf5_is_refused(entry, tmp_path):
 def test_options_that_do_not_go_together_are_refused(entry, arguments, parts):
     message = entry("train", *arguments).refusal()
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("name", ["~/nowhere", "it's", 'no"where', "2024_01"])
+def test_a_name_of_any_signs_is_looked_for(entry, name):
+    assert f"no file or folder {name!r}" in entry("train", "dataset=recorded", f"dataset.id={name}").refusal()
+
+
+def test_a_name_with_commas_is_told_its_quotes(entry):
+    message = entry("train", "dataset=recorded", "dataset.id=it's, mine").refusal()
+    typed = overrides.for_shell("dataset.id", "it's, mine")
+    assert "dataset.id has 2 values" in message
+    assert typed in message
+    message = entry("train", "dataset=recorded", *shlex.split(typed)).refusal()
+    assert 'no file or folder "it\'s, mine"' in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["hydra.run.dir="], "hydra.run.dir is empty"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=''"], "hydra.sweep.dir is empty"),
+        (["-m", "seed=0,1", "hydra.sweep.subdir=../x/${seed}"], "no folder below hydra.sweep.dir"),
+        (["-m", "seed=0,1", "hydra.sweep.subdir=/tmp/${seed}"], "no folder below hydra.sweep.dir"),
+        (
+            ["-m", "dataset.cache=/a,/b", "hydra.sweep.subdir=${dataset.cache}"],
+            "no folder below hydra.sweep.dir",
+        ),
+        (["-m", "seed=0", "hydra.sweep.subdir="], "no folder below hydra.sweep.dir"),
+        (["hydra.output_subdir=../../x"], "hydra.output_subdir cannot be set here"),
+    ],
+)
+def test_a_run_is_not_strewn_about(entry, tmp_path, arguments, part):
+    assert part in entry("train", *arguments, "dataset=recorded", cached=False).refusal()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_simulator_that_is_not_installed_is_named_before_training(entry, monkeypatch, tmp_path):

@@ -93,14 +93,25 @@ def test_valid_overrides_pass():
 
 def test_a_traceback_comes_on_request(entry, monkeypatch):
     monkeypatch.setenv(command_line.TRACEBACK, "1")
-    with pytest.raises(UserError, match="did you mean"):
-        entry("train", "context.episode=2")
+    result = entry("train", "context.episode=2")
+    assert result.code == 1
+    assert "Traceback" in result.err
+    assert "did you mean" in result.err
 
 
-def test_errors_that_are_ours_keep_their_traceback(capsys):
-    with pytest.raises(ZeroDivisionError), command_line.reported_errors():
-        _ = 1 / 0
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(("error", "asked"), [(RuntimeError, ""), (UserError, "1")])
+def test_a_traceback_tells_no_secrets(entry, monkeypatch, error, asked):
+    def job(config, folder):
+        raise error("refused with sesame-sesame") from ValueError("of sesame-sesame")
+
+    monkeypatch.setenv("WANDB_API_KEY", "sesame-sesame")
+    monkeypatch.setenv(command_line.TRACEBACK, asked)
+    monkeypatch.setattr(train, "job", job)
+    result = entry("train", "hydra.run.dir=run", cached=False)
+    assert result.code == 1
+    assert "refused with (hidden)" in result.err
+    assert "Traceback" in result.err
+    assert "sesame" not in result.err + result.out
 
 
 @pytest.mark.parametrize(

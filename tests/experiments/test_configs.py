@@ -1,11 +1,14 @@
 """The YAML files: everything composes, and runs that are compared differ in their context alone."""
 
 import shlex
+import string
 from dataclasses import replace
 
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
 from envs import registry
@@ -103,10 +106,53 @@ def test_the_path_of_a_collection_survives_the_shell(compose, path):
     assert compose("dataset=recorded", *overrides.quoted([token])).dataset.id == path
 
 
-@pytest.mark.parametrize("path", ["a b", "it (1)", "{d}", "[e]", "f#g", "h & i"])
+@pytest.mark.parametrize("path", ["a b", "it (1)", "{d}", "[e]", "f#g", "h & i", "~/j", "it's", '"k" l'])
 def test_places_need_no_quotes_of_hydras(compose, path):
     assert compose("dataset=recorded", *overrides.quoted([f"dataset.id={path}"])).dataset.id == path
-    assert overrides.quoted([f"path={path},a"]) == [f'path="{path}",a']
+    assert _names(f"path={path},a") == [path, "a"]
+
+
+def _names(token):
+    """Returns what Hydra reads in place of one name or more, of whatever types it is then."""
+    (override,) = OverridesParser.create().parse_overrides(overrides.quoted([token]))
+    names = override.sweep_iterator() if override.is_discrete_sweep() else [override.value()]
+    return [name.text if isinstance(name, QuotedString) else name for name in names]
+
+
+@pytest.mark.parametrize("pattern", ["{}a", "a{}a", "a{}"])
+def test_a_name_with_any_sign_is_read_as_it_is(pattern):
+    for sign in string.printable:
+        name = pattern.format(sign)
+        assert _names(*shlex.split(overrides.for_shell("path", name))) == [name]
+        assert sign == "," or _names(f"path={name}") == [name]
+
+
+@pytest.mark.parametrize(
+    "name", ["2024_01", "1e3", "1E-3", "1.", ".5", "+5", "true", "NULL", "-Inf", "nan", "1_0/x"]
+)
+def test_a_name_that_could_be_a_number_is_none(name):
+    assert _names(f"path={name}") == [name]
+    assert _names(*shlex.split(overrides.for_shell("path", name))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("it's,that's", ["it's", "that's"]),
+        ("\"a, b\" , 'it\\'s',c d", ["a, b", "it's", "c d"]),
+        ("'a,b", ["'a", "b"]),
+        ('"a"b,c', ['"a"b', "c"]),
+        ("a,,b,", ["a", "", "b", ""]),
+        ("${now:%Y,%m}/it's,${seed}", ["${now:%Y,%m}/it's", "${seed}"]),
+        ("", [""]),
+    ],
+)
+def test_commas_outside_of_quotes_set_names_apart(value, names):
+    assert _names(f"run={value}") == names
+
+
+def test_quotes_of_ours_leave_references_to_other_keys(compose):
+    assert compose("seed=7", *overrides.quoted(["dataset.id=it's ${seed}"])).dataset.id == "it's 7"
 
 
 @pytest.mark.parametrize("key", differences.WITHOUT_EFFECT)

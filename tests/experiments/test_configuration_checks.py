@@ -1,6 +1,8 @@
 """Configurations name no code: ours do not, and others are not read."""
 
+import os
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
 from bpt_rl.types import UserError
-from experiments import command_line, configuration_checks, messages, schema
+from experiments import ROOT, command_line, configuration_checks, messages, schema
 
 FILES = sorted(command_line.CONFIGS.rglob("*.yaml"))
 NAMES = [path.relative_to(command_line.CONFIGS).as_posix() for path in FILES]
@@ -85,6 +87,21 @@ def test_what_a_run_writes_may_be_read_again(loader, tmp_path, experiment):
     path = tmp_path / "config.yaml"
     path.write_text(schema.to_yaml(config))
     assert schema.from_yaml(configuration_checks.read_stored(path), schema.TrainConfig) == config
+
+
+def test_what_a_run_writes_is_read_alike_in_every_locale(tmp_path):
+    config = schema.TrainConfig()
+    config.dataset.id = "été"
+    path = tmp_path / "config.yaml"
+    path.write_text(schema.to_yaml(config), encoding="utf-8")
+    code = (
+        "import pathlib, sys; from experiments import configuration_checks as checks; "
+        "print(ascii(checks.read_stored(pathlib.Path(sys.argv[1]))))"
+    )
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(path)]
+    read = subprocess.check_output(command, cwd=ROOT, env=ascii_only, text=True)
+    assert read.strip() == ascii(schema.to_yaml(config))
 
 
 @pytest.mark.parametrize(
@@ -164,17 +181,14 @@ def test_a_key_in_an_override_is_refused_and_not_repeated(entry, wandb, tmp_path
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_a_key_reaches_no_file_and_no_message(entry, wandb, tmp_path):
-    """Not even where the library's own error repeats it, and Hydra writes all that it knows."""
+    """Not even where the library's own error repeats it."""
     nano = ("experiment=nano", "schedule=vanilla", "training.steps=1", "evaluation.episodes=1")
     wandb.init.side_effect = [wandb.init.return_value, RuntimeError(f"the key {KEY} is not known")]
-    result = entry(
-        "train", "-m", *nano, "tracker=wandb", "seed=0,1", "hydra.output_subdir=.hydra", "hydra.sweep.dir=s"
-    )
+    result = entry("train", "-m", *nano, "tracker=wandb", "seed=0,1", "hydra.sweep.dir=s")
     assert result.code == 2
     assert (
         f"RuntimeError: the key {messages.HIDDEN} is not known" in (tmp_path / "s" / "sweep.csv").read_text()
     )
-    assert (tmp_path / "s" / "0" / ".hydra" / "hydra.yaml").exists()
     assert (tmp_path / "s" / "0" / "summary.json").exists()
     assert KEY not in repr(wandb.init.call_args_list)
     assert KEY not in result.err + result.out

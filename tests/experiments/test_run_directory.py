@@ -26,10 +26,10 @@ def test_a_run_that_came_to_nothing_makes_room(tmp_path):
     assert not (tmp_path / run_directory.EPISODES).exists()
 
 
-@pytest.mark.parametrize("name", [run_directory.CHECKPOINTS, run_directory.SUMMARY])
+@pytest.mark.parametrize("name", ["checkpoints/step_00000003", run_directory.SUMMARY])
 def test_a_run_that_came_to_something_is_kept(tmp_path, name):
     _begin(tmp_path, 1)
-    (tmp_path / name).mkdir()
+    (tmp_path / name).mkdir(parents=True)
     with pytest.raises(UserError, match="already holds a run"):
         _begin(tmp_path, 2)
     assert run_directory.open_run(tmp_path).config.seed == 1

@@ -53,3 +53,17 @@ def test_what_cannot_be_said_is_not():
     )
     os.close(write)
     assert (ended.returncode, ended.stdout) == (0, "on\n")
+
+
+def test_what_is_said_at_once_is_said_in_the_midst_of_printing():
+    """A signal comes while the stream is being written, which must not be entered twice."""
+    code = (
+        "import io, sys; from experiments import streams\n"
+        "class Raw(io.RawIOBase):\n"
+        "    def writable(self): return True\n"
+        "    def write(self, data): streams.say_at_once('heard'); return len(data)\n"
+        "sys.stderr = io.TextIOWrapper(io.BufferedWriter(Raw()))\n"
+        "print('half', file=sys.stderr, flush=True)"
+    )
+    ended = _run(code, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, "heard\n")

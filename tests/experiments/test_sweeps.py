@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from bpt_rl.types import UserError
-from experiments import ROOT, interruption, sweep_devices, sweeps, train
+from experiments import (
+    ROOT,
+    command_line,
+    interruption,
+    run_directory,
+    schema,
+    sweep_devices,
+    sweep_plan,
+    sweeps,
+    train,
+)
 from tests.experiments import killing
 
 NANO = ("experiment=nano", "schedule=vanilla")
@@ -126,6 +136,61 @@ def test_another_try_replaces_what_was_said_of_the_first(entry, tmp_path, monkey
     assert _states(tmp_path / "sweep") == ["finished", "finished"]
 
 
+@pytest.fixture
+def swept(entry, monkeypatch):
+    """A sweep of two seeds of which the second came to a checkpoint, and no further."""
+
+    def job(config, folder):
+        (folder / "checkpoints" / "step_1").mkdir(parents=True)
+        (folder / run_directory.CONFIG).write_text(schema.to_yaml(config))
+        if config.seed == 1:
+            raise UserError("one is too many")
+        run_directory.write_json(folder / run_directory.SUMMARY, {})
+
+    def sweep(*overrides, job):
+        monkeypatch.setattr(train, "job", job)
+        return entry("train", "-m", *overrides, "env=none", "hydra.sweep.dir=sweep", cached=False)
+
+    sweep("seed=0,1", job=job)
+    return sweep
+
+
+def _untouched(config, folder):
+    pytest.fail("the job was begun")
+
+
+def test_a_sweep_that_was_not_told_to_go_on_says_what_is_there_already(swept, tmp_path):
+    result = swept("seed=0,1", job=_untouched)
+    assert result.code == 2
+    rows = _table(tmp_path / "sweep")
+    assert [row["state"] for row in rows] == ["finished earlier", "refused"]
+    assert all("resume=auto was not given" in row["why"] and row["why"] in result.err for row in rows)
+    assert ["unfinished" in row["why"] for row in rows] == [False, True]
+    assert "hydra.sweep.dir=DIR" in result.err
+    assert "hydra.run.dir" not in result.err
+    again = swept("seed=0,1", "resume=auto", job=lambda config, folder: None)
+    assert (again.code, _states(tmp_path / "sweep")) == (0, ["finished", "finished"])
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_sweep_in_another_order_says_what_differs(swept, tmp_path, resume):
+    result = swept("seed=1,0", f"resume={resume}", job=_untouched)
+    assert (result.code, _states(tmp_path / "sweep")) == (2, ["refused", "refused"])
+    for was, now, row in zip((0, 1), (1, 0), _table(tmp_path / "sweep"), strict=True):
+        assert f"another run, of seed={was} and not {now}, and 1 more differ;" in row["why"]
+        assert row["why"] in result.err
+    assert "hydra.run.dir" not in result.err
+
+
+def test_what_is_said_of_a_run_directory_is_said_for_a_sweep(swept):
+    def job(config, folder):
+        raise UserError("other data; choose another directory (hydra.run.dir=DIR)")
+
+    said = swept("seed=0,1", "resume=auto", job=job).err
+    assert "choose another directory (hydra.sweep.dir=DIR)" in said
+    assert "hydra.run.dir" not in said
+
+
 def test_jobs_that_would_share_a_folder_are_refused(entry, tmp_path):
     message = entry("train", "-m", "seed=0,1", "hydra.sweep.subdir=same", cached=False).refusal()
     assert "jobs 0 and 1 of the sweep would both write into" in message
@@ -152,8 +217,8 @@ def test_a_job_that_is_running_and_holds_no_lock_was_killed(tmp_path):
     with sweeps.claimed(tmp_path) as is_free:
         assert is_free
         assert sweeps.outcome(job)[0] == "running elsewhere"
-        sweeps.attempt(job, lambda: pytest.fail("two processes at one job"))
-    sweeps.attempt(job, lambda: None)
+        sweeps.attempt(job, None, lambda config, folder: pytest.fail("two processes at one job"))
+    sweeps.attempt(job, None, lambda config, folder: None)
     assert sweeps.outcome(job) == ("finished", "")
 
 
@@ -186,6 +251,28 @@ def test_a_folder_that_says_nothing_was_not_started(tmp_path, text):
 
 
 # Side by side, in processes of their own.
+
+
+def test_signals_are_for_the_jobs_as_long_as_they_run(tmp_path):
+    before = [signal.getsignal(number) for number in interruption.SIGNALS]
+    sweep = sweep_plan.Sweep(tmp_path, [], 1, sweep_devices.SweepConfig())
+    with sweep_plan._crew(sweep) as crew:
+        assert crew is not None
+        assert signal.getsignal(signal.SIGTERM) == crew._come
+    assert [signal.getsignal(number) for number in interruption.SIGNALS] == before
+
+
+def test_a_sweep_that_ends_early_tells_no_secrets(entry, tmp_path, monkeypatch):
+    def start(*_):
+        (tmp_path / "sweep").mkdir()
+        raise RuntimeError("refused with sesame-sesame")
+
+    monkeypatch.setenv("WANDB_API_KEY", "sesame-sesame")
+    monkeypatch.setattr(command_line, "_hydra_main", lambda *_: start)
+    result = entry("train", "-m", "seed=0,1", "env=none", "hydra.sweep.dir=sweep", cached=False)
+    assert (result.code, "Traceback" in result.err) == (2, True)
+    assert "the sweep ended early: refused with (hidden)" in result.err
+    assert "sesame" not in result.err + result.out
 
 
 def _collect(*arguments: str, folder: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,8 @@ import csv
 
 import pytest
 
-from bpt_rl.tracking.csv_tracker import CsvTracker
+from bpt_rl.tracking.csv_tracker import CsvTracker, logged_steps
+from bpt_rl.types import UserError
 
 
 def _rows(path):
@@ -74,3 +75,39 @@ def test_a_metric_called_step_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'step'"):
         tracker.log(1, {"step": 2.0})
     tracker.close()
+
+
+def test_a_table_that_a_spreadsheet_saved_is_gone_on_with(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"\xef\xbb\xbfstep,loss\r\n1,0.5\r\n2,0.25\r\n")
+    CsvTracker(path, resume_step=1).close()
+    assert path.read_text() == "step,loss\n1,0.5\n"
+
+
+def test_rows_that_are_not_whole_are_left_out(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n1,0.5\nx2,0.5\n3,1,2\n4\n\x00\x00\n5,1\n")
+    assert logged_steps(path) == [1, 5]
+    CsvTracker(path, resume_step=9).close()
+    assert path.read_text() == "step,loss\n1,0.5\n5,1\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"1,0.5\n2,0.5\n", r"begins with \['1'\], expected a column 'step'"), (b"step,\xff\n", "is not CSV")],
+)
+def test_a_file_that_is_no_table_of_metrics_is_refused_and_left(tmp_path, content, message):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    for read in (logged_steps, lambda path: CsvTracker(path, resume_step=1)):
+        with pytest.raises(UserError, match=rf"{message}.*restore it, or remove it"):
+            read(path)
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_has_no_rows(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("")
+    assert logged_steps(path) == []
+    CsvTracker(path, resume_step=1).close()
+    assert path.read_text() == "step\n"

@@ -7,8 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from bpt_rl.training import checkpoint, checkpoint_files, checkpoint_writer
-from bpt_rl.training.checkpoint import best_value, checkpoint_step, restore_newest, save_checkpoint
+from bpt_rl.training import checkpoint_files, checkpoint_index, checkpoint_writer
+from bpt_rl.training.checkpoint import (
+    checkpoint_step,
+    mark_best,
+    restore_newest,
+    restore_params,
+    save_checkpoint,
+)
 from bpt_rl.training.checkpoint_writer import CheckpointWriter
 from bpt_rl.training.state import TrainState
 from bpt_rl.types import UserError
@@ -44,7 +50,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(writer, tmp_path, monkey
     assert checkpoint_step(tmp_path) is None
     may_go_on.set()
     assert writer.wait().name == "step_00000003"
-    found, notes = restore_newest(tmp_path, _state(0), IDENTITY)
+    found, notes, *_ = restore_newest(tmp_path, _state(0), IDENTITY)
     np.testing.assert_array_equal(found.params["w"], np.full((3, 2), 3.0))
     assert notes == {"seconds": [1.5]}
 
@@ -56,7 +62,10 @@ def test_the_best_and_the_newest_are_kept(writer, tmp_path):
             writer.mark_best(7.25)
     writer.wait()
     assert {path.name for path in tmp_path.glob("step_*")} == {f"step_{step:08d}" for step in (2, 4, 5)}
-    assert (checkpoint_step(tmp_path, "best"), best_value(tmp_path)) == (2, 7.25)
+    assert (checkpoint_step(tmp_path, "best"), checkpoint_index.read_best(tmp_path)) == (
+        2,
+        ("step_00000002", 7.25),
+    )
 
 
 def test_a_failure_is_raised_by_the_next_call(writer, monkeypatch):
@@ -103,7 +112,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_nothing_behind(tmp_path, mo
     monkeypatch.undo()
     assert [path.name for path in tmp_path.glob("step_*")] == ["step_00000001"]
     np.testing.assert_array_equal(
-        restore_newest(tmp_path, _state(0), IDENTITY)[0].params["w"], np.ones((3, 2))
+        restore_newest(tmp_path, _state(0), IDENTITY).state.params["w"], np.ones((3, 2))
     )
 
 
@@ -112,25 +121,74 @@ def _damage(folder, step: int) -> None:
     data.write_bytes(data.read_bytes()[:-1])
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path, caplog):
+def test_a_torn_checkpoint_is_passed_over_and_set_aside(tmp_path, caplog):
     for step in (4, 6):
         save_checkpoint(tmp_path, _state(step), IDENTITY, notes={"at": step}, keep=2)
     (tmp_path / "step_00000008.partial").mkdir()
     _damage(tmp_path, 6)
-    state, notes = restore_newest(tmp_path, _state(0), IDENTITY)
-    assert (int(state.step), notes) == (4, {"at": 4})
+    restored = restore_newest(tmp_path, _state(0), IDENTITY)
+    assert (int(restored.state.step), restored.notes, restored.went_back) == (4, {"at": 4}, True)
     assert "is damaged" in caplog.text
     assert "going back to the one before it" in caplog.text
     assert checkpoint_step(tmp_path) == 4
-    assert not (tmp_path / "step_00000008.partial").exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"index.json", "step_00000004", "damaged_step_00000006"}
+    assert not restore_newest(tmp_path, _state(0), IDENTITY).went_back
     _damage(tmp_path, 4)
     with pytest.raises(UserError, match="is damaged"):
+        restore_newest(tmp_path, _state(0), IDENTITY)
+    assert (tmp_path / "step_00000004").exists()
+
+
+def _saved_and_marked(folder, *values: float | None) -> None:
+    """Saves a checkpoint for each, and marks those that have a value as the best."""
+    for step, value in enumerate(values, start=1):
+        save_checkpoint(folder, _state(step), IDENTITY, keep=2)
+        if value is not None:
+            mark_best(folder, value)
+
+
+def test_the_best_that_is_damaged_gives_way_to_the_best_before_it(tmp_path):
+    _saved_and_marked(tmp_path, 1.5, None, 2.5)
+    _damage(tmp_path, 3)
+    restored = restore_newest(tmp_path, _state(0), IDENTITY)
+    assert (int(restored.state.step), restored.best_value) == (2, 1.5)
+    np.testing.assert_array_equal(
+        restore_params(tmp_path, _state(0).params, IDENTITY, name="best")["w"], np.ones((3, 2))
+    )
+
+
+def test_where_no_best_is_left_there_is_none(tmp_path):
+    _saved_and_marked(tmp_path, None, 2.5, 3.5)
+    for step in (2, 3):
+        _damage(tmp_path, step)
+    save_checkpoint(tmp_path, _state(4), IDENTITY, keep=9)
+    restored = restore_newest(tmp_path, _state(0), IDENTITY)
+    assert (int(restored.state.step), restored.best_value) == (4, None)
+    assert checkpoint_step(tmp_path, "best") is None
+
+
+@pytest.mark.parametrize("text", ["", '{"names": {"last": "step_000'])
+def test_a_torn_index_is_written_again(tmp_path, text, caplog):
+    _saved_and_marked(tmp_path, 1.5, None, None)
+    (tmp_path / checkpoint_index.INDEX).write_text(text)
+    restored = restore_newest(tmp_path, _state(0), IDENTITY)
+    assert (int(restored.state.step), restored.best_value, restored.went_back) == (3, 1.5, True)
+    assert "doing without it" in caplog.text
+    assert (checkpoint_step(tmp_path), checkpoint_step(tmp_path, "best")) == (3, 1)
+
+
+def test_a_checkpoint_that_says_another_step_than_it_holds_is_refused(tmp_path):
+    save_checkpoint(tmp_path, _state(3), IDENTITY)
+    manifest = tmp_path / "step_00000003" / checkpoint_files.MANIFEST
+    checkpoint_files.write_json(manifest, checkpoint_files.read_json(manifest) | {"step": 9999})
+    with pytest.raises(UserError, match="was changed after it was written"):
         restore_newest(tmp_path, _state(0), IDENTITY)
 
 
 def test_no_checkpoint_is_none(tmp_path):
     assert restore_newest(tmp_path, _state(0), IDENTITY) is None
-    assert best_value(tmp_path) is None
+    assert checkpoint_index.read_best(tmp_path) is None
 
 
 def test_another_agents_checkpoint_is_refused(tmp_path):
@@ -142,6 +200,8 @@ def test_another_agents_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "step_1/../../x", 3])
 def test_an_index_never_leads_out_of_its_folder(tmp_path, name):
     save_checkpoint(tmp_path, _state(1), IDENTITY)
-    checkpoint_files.write_json(tmp_path / checkpoint.INDEX, {"format": 1, "names": {"last": name}})
+    checkpoint_files.write_json(tmp_path / checkpoint_index.INDEX, {"names": {"last": name}})
     with pytest.raises(UserError, match="does not name checkpoints beside it"):
         checkpoint_step(tmp_path)
+    with pytest.raises(UserError, match="does not name checkpoints beside it"):
+        restore_newest(tmp_path, _state(0), IDENTITY)

@@ -4,6 +4,7 @@ Command lines of a stranger are in test_configuration_checks.py.
 """
 
 import json
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -180,6 +181,23 @@ def test_a_configuration_that_is_more_than_values(entry, run, text, message):
     for result in (entry("evaluate", f"run={run}"), entry("plot", str(run))):
         assert message in result.refusal()
         assert SECRET not in result.err + result.out
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (r".*", "it lacks agent, context, dataset and 10 more: another version"),
+        (r"  rescale_actions.*", "it lacks env.rescale_actions, env.workers, env.worker_timeout and 7 more"),
+        (r"  width: \d+\n", "it lacks backbone.width: another version"),
+        (r"env:.*(?=optimizer:)", "it lacks env: another version"),
+    ],
+)
+def test_a_configuration_that_lacks_keys(entry, run, lost, message):
+    """Were defaults to fill in for them, it would be another run."""
+    path = run / "config.yaml"
+    path.write_text(re.sub(lost, "", path.read_text(), count=1, flags=re.DOTALL))
+    for command in (["evaluate", f"run={run}"], ["train", "resume=auto", f"hydra.run.dir={run}"]):
+        assert message in entry(*command, cached=False).refusal()
 
 
 def test_a_billion_laughs_cost_nothing(entry, run):
