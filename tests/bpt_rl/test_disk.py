@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from bpt_rl.disk import writing
 from bpt_rl.types import UserError
@@ -31,9 +32,9 @@ PLACE = Path("outputs/metrics.csv")
             PermissionError(errno.EACCES, "", "config.yaml"),
             r"config\.yaml cannot be written \(Permission denied\)",
         ),
-        # What TensorStore raises, which writes the arrays of checkpoints.
+        # What safetensors raises, which writes the arrays of checkpoints.
         (
-            ValueError("RESOURCE_EXHAUSTED: Failed to write 3 bytes to file 4: full [os_error_code='28']"),
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
             r"no room on the disk for outputs/metrics\.csv \(No space left on device\)",
         ),
     ],

@@ -122,3 +122,12 @@ def test_fifty_killed_runs(tmp_path):
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
     assert "0 of 50 runs came out otherwise" in ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SOAK_S" not in os.environ, reason="takes half an hour: set SOAK_S=1800, its seconds")
+def test_half_an_hour_of_training_takes_no_more_memory():
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.experiments.soak"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout
