@@ -7,6 +7,7 @@ nothing else. A checkpoint is written beside the old one and named when it is wh
 old one usable.
 """
 
+import itertools
 import json
 import logging
 import shutil
@@ -346,8 +347,8 @@ def _as_json(value: Any) -> Any:
 
 def _unused(folder: Path, name: str) -> Path:
     """Returns a folder that does not exist yet; a second checkpoint of the same step gets a number."""
-    candidates = [folder / name] + [folder / f"{name}.{number}" for number in range(1, 1000)]
-    return next(candidate for candidate in candidates if not candidate.exists())
+    numbered = (folder / f"{name}.{number}" for number in itertools.count(1))
+    return next(path for path in itertools.chain([folder / name], numbered) if not path.exists())
 
 
 def _remove_old(folder: Path, keep: int) -> None:
