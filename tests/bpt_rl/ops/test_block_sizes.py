@@ -46,8 +46,10 @@ def test_short_rows_take_many_heads_and_then_rows_at_a_time():
     assert _sizes(queries=60, rows=7, kv_heads=1) == Sizes(query=60, key=60, rows=7, heads=1, tile=0)
 
 
-def test_short_rows_are_cut_in_two_at_least():
-    assert _sizes(queries=512) == Sizes(query=256, key=256, rows=1, heads=2, tile=128)
+def test_short_rows_are_cut_in_two_and_longer_ones_along_the_diagonal():
+    assert _sizes(queries=512) == Sizes(query=512, key=256, rows=1, heads=1, tile=256)
+    assert _sizes(queries=300) == Sizes(query=300, key=150, rows=1, heads=2, tile=150)
+    assert _sizes(queries=256) == Sizes(query=128, key=128, rows=1, heads=8, tile=64)
     assert _sizes(queries=130, kv_heads=1) == Sizes(query=68, key=68, rows=1, heads=1, tile=34)
 
 

@@ -92,6 +92,7 @@ def test_the_help_names_every_option():
     assert "  benchmark.lengths=[1024, 8192]\n" in text
 
 
+@pytest.mark.slow
 def test_it_runs_with_jax_flax_optax_and_numpy_only(tmp_path):
     arguments = [
         "device=cpu",
