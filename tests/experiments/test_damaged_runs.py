@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
-from bpt_rl.training import checkpoint_files
+from bpt_rl.training import checkpoint, checkpoint_files
 from bpt_rl.types import UserError
 from experiments import resuming, run_directory
-from tests.experiments import killing
+from tests.experiments import fake_runs, killing
 
 NANO = ("experiment=nano", "schedule=vanilla", "training.steps=4", "training.log_every=1")
 OFTEN = (*NANO, "training.evaluate_every=2", "training.checkpoint_every=1")
@@ -85,6 +86,19 @@ def test_a_checkpoint_of_another_run_is_refused(entry, unfinished):
     message = entry("train", *OFTEN, f"hydra.run.dir={unfinished}", "resume=auto").refusal()
     assert "is of another run: of other options, another seed or other data" in message
     assert "resume=auto" not in message
+
+
+@pytest.mark.parametrize("went_back", [False, True])
+def test_after_going_back_the_evaluation_is_done_again_though_its_row_is_there(
+    tmp_path, monkeypatch, went_back
+):
+    notes = {"row": {"loss": 1.0}, "run": "a"}
+    restored = checkpoint.Restored(SimpleNamespace(step=2), notes, None, went_back)
+    monkeypatch.setattr(checkpoint, "restore_newest", lambda *_: restored)
+    (tmp_path / run_directory.METRICS).write_text("step,loss\n1,2\n2,1\n")
+    trainable = SimpleNamespace(state=None, agent=SimpleNamespace(identity={}))
+    found = resuming.past(fake_runs.config(episodes=1), trainable, tmp_path, identity="a")
+    assert found.is_settled == (not went_back)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_a_checkpoint_whose_arrays_are_pickles(checkpoints, pickled):
         ({"weight": np.zeros((3, 2), np.float32), "os.system": np.zeros(1)}, "2 arrays of other names"),
         ({"weight": np.zeros((2, 3), np.float32)}, r"weight is of shape \[2, 3\]"),
         ({"weight": np.zeros((3, 2), np.int32)}, "weight holds int32"),
+        ({"weight": np.zeros((3, 2), jnp.float8_e4m3fn)}, "cannot be read .*float8_e4m3fn"),
     ],
 )
 def test_a_checkpoint_whose_arrays_are_not_those_it_describes(checkpoints, arrays, message):
