@@ -1,7 +1,7 @@
 """What a run that is gone on with has behind it: its newest checkpoint, and which rows of its tables still count."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def past(config: TrainConfig, trainable: Trainable, folder: Path, *, identity: s
     return found
 
 
-def _warn(path: Path, last_step: int, every: tuple[int, ...], steps: "list[int] | set[int]") -> None:
+def _warn(path: Path, last_step: int, every: tuple[int, ...], steps: Collection[int]) -> None:
     """Says so where rows up to a gradient step are gone: what is done already is not done again for them."""
     due = {step for period in every if period for step in range(period, last_step + 1, period)}
     gone = sorted(due - set(steps))

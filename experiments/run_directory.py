@@ -112,18 +112,24 @@ def holds_run(folder: Path) -> bool:
     return (folder / CONFIG).exists() and any(path.exists() for path in came_to)
 
 
+def changes(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Returns what the run in a folder was asked to do otherwise, and decides its outcome: by key, what was and is.
+
+    Raises:
+        UserError: there is no run, or its configuration cannot be read.
+    """
+    was, now = (differences.flat(one) for one in (open_run(folder).config, config))
+    both = {key: (was.get(key), now.get(key)) for key in sorted({*was, *now} - {*FREE})}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
+
+
 def require_same_run(folder: Path, config: TrainConfig) -> None:
     """Refuses to go on with a run that was asked to do something else.
 
     Raises:
         UserError: the configuration differs in what decides the outcome; shows the differences.
     """
-    was, now = (differences.flat(one) for one in (open_run(folder).config, config))
-    differing = [
-        f"  {key}: was {was.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted({*was, *now})
-        if was.get(key) != now.get(key) and key not in FREE
-    ]
+    differing = [f"  {key}: was {was!r}, now {now!r}" for key, (was, now) in changes(folder, config).items()]
     if differing:
         more = len(differing) - MOST_DIFFERENCES
         lines = differing[:MOST_DIFFERENCES] + ([f"  ... and {more} more"] if more > 0 else [])

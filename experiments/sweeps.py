@@ -104,18 +104,17 @@ def _require_own_place(folder: Path, config: Any) -> None:
     Raises:
         _Taken: a run is there, and it is another one or `resume=auto` was not given.
     """
-    from experiments import differences, run_directory, schema
+    from experiments import run_directory, schema
 
     if not isinstance(config, schema.TrainConfig) or not run_directory.holds_run(folder):
         return
-    was, now = (differences.flat(one) for one in (run_directory.open_run(folder).config, config))
-    differing = [key for key in {*was, *now} - {*run_directory.FREE} if was.get(key) != now.get(key)]
-    if differing:
+    changes = run_directory.changes(folder, config)
+    if changes:
         # Others may follow from a key that stands alone, as dataset.seed does from seed.
-        key, more = min(differing, key=lambda key: (key.count("."), key)), len(differing) - 1
+        key, more = min(changes, key=lambda key: key.count(".")), len(changes) - 1
         raise _Taken(
             REFUSED,
-            f"its folder holds another run, of {key}={was.get(key)} and not {now.get(key)}"
+            f"its folder holds another run, of {key}={changes[key][0]} and not {changes[key][1]}"
             f"{f', and {more} more differ' if more else ''}; give the sweep as it was, or another hydra.sweep.dir=DIR",
         )
     if config.resume != "auto":

@@ -2,9 +2,9 @@
 
 On a CPU the scores of one block pair, heads x queries x keys x 4 bytes, should stay in the second-level cache, and
 half a MiB of them does. A blockwise layer takes few heads at a time and long blocks: 512 queries (shared among the
-query heads of a group) by 256 keys, and as many heads and rows as fit beside that. Rows of up to 256 tokens are cut in
-two, so that the half above the diagonal is not computed; longer ones have a diagonal that is cut once more, in tiles of
-half a block.
+query heads of a group) by 256 keys, and as many heads and rows as fit beside that. Rows of 129 to
+256 tokens are cut in two, so that the half above the diagonal is not computed. The diagonal is cut once more, in tiles
+of half a block, also where there is one block only.
 Memory-efficient attention takes all heads at a time, and square blocks of as many keys as fit (128 with 8 heads).
 Elsewhere matrix units want more work at a time: all heads, 512 queries by 512 keys.
 
@@ -59,13 +59,12 @@ def choose_sizes(
     if jax.default_backend() != "cpu":
         query = min(schedule.query_block, queries) or _even(queries, LARGEST)
         return Sizes(query, min(schedule.key_block or LARGEST, keys), rows, kv_heads, 0)
-    is_short = queries <= SHORT
-    side = min(max(LARGEST // groups, 128), max(128, queries // 2) if is_short else queries)
+    side = max(LARGEST // groups, 128) if queries > SHORT else 128
     query = min(schedule.query_block, queries) or min(queries, _round_up(_even(queries, side), 4))
     key = min(schedule.key_block, keys) or min(keys, _even(query, 256) if is_diagonal else 256)
     one = groups * query * key * 4
     heads = _most(kv_heads, one)
-    is_cut = query < queries or not is_short
+    is_cut = queries > SHORT or query < queries
     tile = query // 2 if is_diagonal and is_cut and query % 2 == query % key == 0 else 0
     return Sizes(query, key, _most(rows, one * heads) if heads == kv_heads else 1, heads, tile)
 
