@@ -151,6 +151,11 @@ def require_places(hydra: Any) -> None:
                 f"hydra.{name}.dir is empty, and files would lie about in the working directory; leave it out, or name "
                 f"a folder, such as hydra.{name}.dir=outputs/mine"
             )
+        if folder.startswith("~"):
+            raise UserError(
+                f"hydra.{name}.dir={folder} would be a folder called ~ in the working directory: shells leave it alone "
+                f"there; write $HOME for it"
+            )
     subdir = Path(hydra.sweep.subdir)
     if subdir.is_absolute() or ".." in subdir.parts or not subdir.parts:
         raise UserError(

@@ -123,6 +123,8 @@ def test_a_name_with_commas_is_told_its_quotes(entry):
     ("arguments", "part"),
     [
         (["hydra.run.dir="], "hydra.run.dir is empty"),
+        (["hydra.run.dir=~/x"], "hydra.run.dir=~/x would be a folder called ~"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=~/x"], "hydra.sweep.dir=~/x would be a folder called ~"),
         (["-m", "seed=0,1", "hydra.sweep.dir=''"], "hydra.sweep.dir is empty"),
         (["-m", "seed=0,1", "hydra.sweep.subdir=../x/${seed}"], "no folder below hydra.sweep.dir"),
         (["-m", "seed=0,1", "hydra.sweep.subdir=/tmp/${seed}"], "no folder below hydra.sweep.dir"),
