@@ -132,7 +132,7 @@ def make_trainable(config: "TrainConfig", agent: "Agent", sampler: "BatchSampler
     from bpt_rl.training.state import init_state
 
     tx = build_optimizer(config.optimizer, config.training.steps)
-    graphdef, state = init_state(agent.model, tx)
+    graphdef, state = init_state(agent.model, tx, num_devices=config.schedule.devices)
     step = make_train_step(
         graphdef,
         agent.loss,

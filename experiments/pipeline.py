@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bpt_rl.types import EnvSpec, UserError
 from experiments import (
     dataset_facts,
+    devices,
     figures,
     fitting,
     memory_promise,
@@ -62,6 +63,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
         UserError: the options, the dataset or the environment do not allow it; or training diverged.
         fitting.Interrupted: the user stopped it; the checkpoint `last` is there.
     """
+    devices.make_room(config.schedule.devices)
     goes_on = config.resume == "auto" and run_directory.holds_run(folder)
     if goes_on:
         run_directory.require_same_run(folder, config)

@@ -58,6 +58,9 @@ class OnDevice:
     ):
         self.model = model
         graphdef, params = nnx.split(model)
+        # Of copies on several devices one is enough: with all of them each would do the same.
+        here = min(jax.tree.leaves(params)[0].devices(), key=lambda device: device.id)
+        params = jax.device_put(params, here)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
         is_stacked = tuple(
             tuple(getattr(key, "key", None) for key in path[:2]) == STACKED for path, _ in leaves

@@ -1,5 +1,6 @@
 """A pre-norm transformer layer; its state is a key-value cache."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -77,8 +78,11 @@ class TransformerLayer(nnx.Module):
             return self._continue(x, context, state)
         params = self._params()
         mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
+        # A cache lies on one device, and what begins it is computed there.
+        schedule = self.spec.schedule if state is None else replace(self.spec.schedule, devices=1)
+        spec = replace(self.spec, schedule=schedule)
         y = block.transformer_block(
-            x, params, mask, context.positions, spec=self.spec, dropout_key=context.dropout_key
+            x, params, mask, context.positions, spec=spec, dropout_key=context.dropout_key
         )
         if state is None:
             return y, None

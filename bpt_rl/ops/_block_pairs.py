@@ -100,7 +100,7 @@ class Sight(NamedTuple):
         head = place(self.first_head + self.part.head.start, K, 1) * G + place(0, G, 3)
         return weights * dropout_ops.keep_at(
             self.dropout,
-            row=place(self.part.row.start, R, 0),
+            row=place(self.dropout.first_row + self.part.row.start, R, 0),
             head=head,
             query=place(self.queries.start, T, 4),
             key=place(keys.start, S, 2),

@@ -39,6 +39,8 @@ def refusal(spec: "BlockSpec", head_width: int, *, drops_attention: bool) -> str
         return f"it computes in bfloat16, not in {spec.dtype}; set backbone.dtype=bfloat16"
     if head_width > LARGEST_HEAD or head_width % 8:
         return f"a head's width must be a multiple of 8 of at most {LARGEST_HEAD}, got {head_width}"
+    if spec.schedule.devices > 1:
+        return "its kernels need whole rows on one device; set schedule.devices=1"
     if drops_attention:
         return "it does not know our attention dropout; set backbone.attention_dropout=0"
     return ""

@@ -86,7 +86,7 @@ class Layer:
                     value,
                     self.mask,
                     self._dropout(),
-                    tokens,
+                    self.rows.place(tokens),
                     blocks=self.blocks,
                     first_head=heads.start,
                 )
@@ -125,7 +125,7 @@ class Layer:
         def of_block(tokens: Slice, part: Array, carry: Carry) -> Carry:
             x, keep = carry
             value = _take_value(attended, slot, tokens)
-            out = block.finish_block(part, value, self.params, spec=self.spec, keys=self.keys, tokens=tokens)
+            out = self._finish_block(part, value, self.params, tokens)
             return put(x, out, tokens, axis=1), write(keep, tokens, part)
 
         return self.rows.overwrite(read, of_block, (x, keep))
@@ -151,9 +151,7 @@ class Layer:
         def of_block(tokens: Slice, parts: tuple[Array, Array], carry: Carry) -> Carry:
             d_x, attended, delta, d_params = carry
             d_out, value = parts
-            finish = lambda x, value, params: block.finish_block(
-                x, value, _transpose_out(params), spec=self.spec, keys=self.keys, tokens=tokens
-            )
+            finish = lambda x, value, params: self._finish_block(x, value, _transpose_out(params), tokens)
             _, vjp = jax.vjp(finish, read(tokens), value, params)
             d_part, d_value, d_part_params = vjp(d_out)
             product = (value.astype(jnp.float32) * d_value.astype(jnp.float32)).sum(axis=-1)
@@ -210,7 +208,7 @@ class Layer:
                     value,
                     self.mask,
                     self._dropout(),
-                    tokens,
+                    self.rows.place(tokens),
                     at_tokens(delta),
                     at_tokens(log_sum_exp),
                     d_out,
@@ -248,6 +246,10 @@ class Layer:
         d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), used)
         return self._each_group(of_group, (d_x, d_params))
 
+    def _finish_block(self, x: Array, attended: Array, params: BlockParams | Rest, tokens: Slice) -> Array:
+        place = self.rows.place(tokens)
+        return block.finish_block(x, attended, params, spec=self.spec, keys=self.keys, tokens=place)
+
     def _where_possible(
         self, by_cudnn: Callable[[Carry], Carry], by_block: Callable[[Carry], Carry], carry: Carry
     ) -> Any:
@@ -263,7 +265,7 @@ class Layer:
         return _cudnn.attend(query, key, value, self.whole_rows.lengths, window=self.mask.window)
 
     def _dropout(self) -> AttentionDropout:
-        return AttentionDropout(self.spec.attention_dropout, self.keys.attention)
+        return AttentionDropout(self.spec.attention_dropout, self.keys.attention, self.keys.first_row)
 
     def _each_group(self, body: Callable[[Index, Carry], Carry], carry: Carry) -> Any:
         num_groups = self.params.key.shape[1] // self.group

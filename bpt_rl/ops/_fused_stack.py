@@ -12,48 +12,27 @@ References:
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, block_sizes, masks
+from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, masks, shards
 from bpt_rl.ops import transformer_block as block
-from bpt_rl.ops._block_pairs import Blocks, put
+from bpt_rl.ops._block_pairs import put
 from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops._fused_layer import Attended, Layer
+from bpt_rl.ops._plan import Plan, plan_of
 from bpt_rl.ops._rows import Reader, Rows
-from bpt_rl.ops._saved_inputs import Kind, Store
+from bpt_rl.ops._saved_inputs import Store
 from bpt_rl.ops.attention import pad_queries
 from bpt_rl.ops.masks import Index, Mask, Slice
+from bpt_rl.ops.shards import ROWS, TOKENS, WHOLE
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, Projections, Rest
 
 Carry: TypeAlias = Any
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is static about how a stack is computed.
-
-    Attributes:
-        spec: of the layers.
-        blocks: how the work is cut.
-        num_layers: of the stack.
-        group: key-value heads at a time.
-        segment: layers whose inputs exist at a time.
-        keeps_output: whether attention's output is saved.
-        kind: how inputs are saved.
-    """
-
-    spec: BlockSpec
-    blocks: Blocks
-    num_layers: int
-    group: int
-    segment: int
-    keeps_output: bool
-    kind: Kind
 
 
 class Given(NamedTuple):
@@ -62,6 +41,7 @@ class Given(NamedTuple):
     mask: Mask
     positions: Int[Array, "B T"]
     dropout_keys: Key[Array, " layers"] | None
+    first_row: Int[Array, ""]
     whole_rows: WholeRows | None
 
 
@@ -94,17 +74,52 @@ def fused_stack(
     spec: BlockSpec,
     dropout_keys: Key[Array, " layers"] | None,
 ) -> Float[Array, "B T D"]:
-    """Returns the stack's output; arguments as for `transformer_stack`. Ragged rows are padded to whole blocks."""
+    """Returns the stack's output; arguments as for `transformer_stack`. Ragged rows are padded to whole blocks.
+
+    Raises:
+        UserError: the schedule asks for more devices than there are.
+    """
+    B, count = x.shape[0], spec.schedule.devices
+    if count == 1 or B % count:
+        return _stack(x, params, mask, positions, dropout_keys, 0, spec=spec)
+
+    def of_device(x: Array, params: BlockParams, mask: Mask, positions: Array, keys: Array | None) -> Array:
+        first_row = shards.device_index() * (B // count)
+        alone = replace(spec, schedule=replace(spec.schedule, devices=1))
+        return _stack(x, params, mask, positions, keys, first_row, spec=alone)
+
+    by_rows = shards.mapped(of_device, count, ROWS, WHOLE, ROWS, ROWS, WHOLE, out=ROWS)
+    return by_rows(x, params, mask, positions, dropout_keys)
+
+
+def _stack(
+    x: Float[Array, "B T D"],
+    params: BlockParams,
+    mask: Mask,
+    positions: Int[Array, "B T"],
+    dropout_keys: Key[Array, " layers"] | None,
+    first_row: Index,
+    *,
+    spec: BlockSpec,
+) -> Float[Array, "B T D"]:
+    """Returns the stack's output of some rows, whose tokens all devices share; `first_row` is the first of them."""
     T = x.shape[1]
-    plan = _plan(spec, x, params)
-    padding = -T % plan.blocks.query
+    plan = plan_of(spec, x, params)
+    shared = plan.shards
+    padding = -T % (plan.blocks.query if shared is None else shared.num_tokens)
     if padding:
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
         positions = jnp.pad(positions, ((0, 0), (0, padding)))
         mask = _pad(mask, padding)
-    given = Given(mask, positions, dropout_keys, _whole_rows(spec, x, params, mask, dropout_keys))
-    y: Array = _fused(plan, x, params, given)
-    return y[:, :T]
+    whole_rows = _whole_rows(spec, x, params, mask, dropout_keys)
+    given = Given(mask, positions, dropout_keys, jnp.asarray(first_row, jnp.int32), whole_rows)
+    if shared is None:
+        y: Array = _fused(plan, x, params, given)
+        return y[:, :T]
+    specs = (TOKENS, WHOLE, jax.tree.map(lambda _: WHOLE, given)._replace(positions=TOKENS))
+    by_tokens = shards.mapped(functools.partial(_fused, plan), shared.count, *specs, out=TOKENS)
+    y = by_tokens(shared.split(x), params, given._replace(positions=shared.split(positions)))
+    return shared.join(y)[:, :T]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -251,8 +266,8 @@ def _layer(work: Work, index: Index) -> Layer:
         group=plan.group,
         params=jax.tree.map(take, params),
         mask=given.mask,
-        rows=Rows(plan.spec, given.positions, plan.blocks.query),
-        keys=block.layer_keys(keys),
+        rows=Rows(plan.spec, given.positions, plan.blocks.query, plan.shards),
+        keys=block.layer_keys(keys, given.first_row),
         whole_rows=given.whole_rows,
     )
 
@@ -334,22 +349,3 @@ def _whole_rows(
         _cudnn.say(reason)
         return None
     return _cudnn.whole_rows(mask, *x.shape[:2])
-
-
-def _plan(spec: BlockSpec, x: Array, params: BlockParams) -> Plan:
-    B, T, _ = x.shape
-    num_layers, _, N, _ = params.query.shape
-    K = params.key.shape[2]
-    group = spec.schedule.heads_at_once or K
-    if K % group:
-        raise ValueError(f"schedule.heads_at_once must divide the {K} key-value heads, got {group}")
-    sizes = block_sizes.choose_sizes(
-        spec.schedule, rows=B, kv_heads=group, groups=N // K, queries=T, keys=T, is_diagonal=True
-    )
-    blocks = Blocks(*sizes, spec.attention_dropout)
-    segment = min(spec.schedule.segment_layers or num_layers, num_layers)
-    kind = Kind(spec.schedule.saved_type, spec.schedule.offload)
-    keeps_output = block_sizes.saves_output(
-        spec.schedule, stream_bytes=x.size * x.dtype.itemsize, num_layers=num_layers
-    )
-    return Plan(spec, blocks, num_layers, group, segment, keeps_output, kind)

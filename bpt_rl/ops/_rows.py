@@ -16,6 +16,7 @@ from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import put
 from bpt_rl.ops.attention import split_heads
 from bpt_rl.ops.masks import Index, Slice
+from bpt_rl.ops.shards import Shards
 from bpt_rl.ops.transformer_block import BlockSpec, Projections
 
 Carry: TypeAlias = Any
@@ -32,11 +33,13 @@ class Rows:
         spec: of the layer.
         positions: of the tokens, for rotary.
         block: tokens of a block; divides T.
+        shards: where several devices share the rows; T are then the tokens of this one.
     """
 
     spec: BlockSpec
     positions: Int[Array, "B T"]
     block: int
+    shards: Shards | None = None
 
     def keys_values(self, read: Reader, params: Projections) -> KeysValues:
         """Returns keys and values of whole rows, for the heads whose projections are given."""
@@ -52,7 +55,8 @@ class Rows:
             key, value = (put(whole, part, tokens, axis=2) for whole, part in zip(carry, parts, strict=True))
             return key, value
 
-        return self.each_block(of_block, (empty(0), empty(1)))
+        parts: KeysValues = self.each_block(of_block, (empty(0), empty(1)))
+        return parts if self.shards is None else (self.shards.gather(parts[0]), self.shards.gather(parts[1]))
 
     def keys_values_backward(
         self,
@@ -63,7 +67,9 @@ class Rows:
         d_x: Array,
         d_params: Projections,
     ) -> tuple[Array, Projections]:
-        """Adds what flows through keys and values to the gradients of input and parameters."""
+        """Adds what flows through keys and values of whole rows to the gradients of input and parameters."""
+        if self.shards is not None:
+            d_key, d_value = self.shards.sum_scattered(d_key), self.shards.sum_scattered(d_value)
 
         def of_block(index: Array, carry: tuple[Array, Projections]) -> tuple[Array, Projections]:
             d_x, d_params = carry
@@ -120,6 +126,10 @@ class Rows:
     def tokens(self, index: Index) -> Slice:
         """Returns which tokens a block holds."""
         return Slice(index * self.block, self.block)
+
+    def place(self, tokens: Slice) -> Slice:
+        """Returns where tokens of a block stand in whole rows."""
+        return tokens if self.shards is None else self.shards.place(tokens)
 
     def each_block(self, body: Callable[[Array, Carry], Carry], carry: Carry) -> Any:
         """Runs `body` for every block in turn."""

@@ -28,6 +28,8 @@ class Schedule:
             take less memory; in bfloat16 the gradient is rounded once for every group.
         segment_layers: layers whose inputs exist at a time: the rest are computed again from the first of each such
             segment (nested rematerialisation); 0 takes all layers.
+        devices: how many share the tokens of every row (context parallelism); each holds keys and values of whole
+            rows, one layer's at a time, and all else of its own tokens only.
         offload: keep the saved inputs in the host's memory. For accelerators; a CPU gains nothing by it.
     """
 
@@ -39,6 +41,7 @@ class Schedule:
     heads_at_once: int = 0
     segment_layers: int = 0
     offload: bool = False
+    devices: int = 1
 
     def __post_init__(self) -> None:
         """Refuses unknown names and negative sizes."""
@@ -52,6 +55,10 @@ class Schedule:
                 f"block sizes are tokens, at least 1 (0 = automatic), got query_block={self.query_block}, "
                 f"key_block={self.key_block}"
             )
+        if self.devices < 1:
+            raise ValueError(f"devices must be at least 1, got {self.devices}")
+        if self.devices > 1 and self.name not in ("blockwise", "cudnn"):
+            raise ValueError(f"devices={self.devices} needs the blockwise schedule, got {self.name!r}")
         for name in ("heads_at_once", "segment_layers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 1 (0 = all), got {getattr(self, name)}")

@@ -34,10 +34,12 @@ class AttentionDropout(NamedTuple):
     Attributes:
         rate: share of weights dropped.
         key: of the layer and gradient step; None turns dropout off.
+        first_row: number of the first row, where others are elsewhere.
     """
 
     rate: float = 0.0
     key: Key[Array, ""] | None = None
+    first_row: Index = 0
 
 
 def keep_factor(
@@ -142,7 +144,12 @@ def uniform(x: Float[Array, "B T D"], tokens: Slice) -> Float[Array, "B T D"]:
 
 
 def residual_dropout(
-    x: Float[Array, "B T D"], key: Key[Array, ""], rate: float, tokens: Slice | None = None
+    x: Float[Array, "B T D"],
+    key: Key[Array, ""],
+    rate: float,
+    tokens: Slice | None = None,
+    *,
+    first_row: Index = 0,
 ) -> Float[Array, "B T D"]:
     """Drops components of tokens and scales the rest up: a function of (key, row, token, component).
 
@@ -151,9 +158,10 @@ def residual_dropout(
         key: of the layer and gradient step.
         rate: share of components dropped.
         tokens: which they are; from 0 on if left out.
+        first_row: number of the first row.
     """
     B, T, D = x.shape
-    words = _absorb(_words(key), _places(0, B)[:, None])
+    words = _absorb(_words(key), _places(first_row, B)[:, None])
     words = _absorb(words, _places(0 if tokens is None else tokens.start, T)[None])
     keep = _hash(_along(words), _places(0, D)[None, None]) >= jnp.uint32(_threshold(rate))
     return jnp.where(keep, x * jnp.asarray(keep_scale(rate), x.dtype), jnp.zeros((), x.dtype))

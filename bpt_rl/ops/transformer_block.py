@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from bpt_rl.ops import dropout, norms, rotary
 from bpt_rl.ops.attention import attention
 from bpt_rl.ops.config import Schedule
-from bpt_rl.ops.masks import Mask, Slice
+from bpt_rl.ops.masks import Index, Mask, Slice
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}
 NORMS = ("rms", "layer")
@@ -187,21 +187,26 @@ def _plain_block(
 
 
 class LayerKeys(NamedTuple):
-    """Keys of the three places where a layer drops something; all None where nothing is dropped."""
+    """Keys of the three places where a layer drops something; all None where nothing is dropped.
+
+    `first_row` is the number of the first row that is given, where others are elsewhere.
+    """
 
     attention: Key[Array, ""] | None = None
     branch1: Key[Array, ""] | None = None
     branch2: Key[Array, ""] | None = None
+    first_row: Index = 0
 
 
 NOTHING_DROPPED = LayerKeys()
 
 
-def layer_keys(dropout_key: Key[Array, ""] | None) -> LayerKeys:
+def layer_keys(dropout_key: Key[Array, ""] | None, first_row: Index = 0) -> LayerKeys:
     """Returns the keys of one layer's dropout; folded, as a backward pass derives them from the same key again."""
     if dropout_key is None:
         return NOTHING_DROPPED
-    return LayerKeys(*(jax.random.fold_in(dropout_key, place) for place in range(3)))
+    attention, branch1, branch2 = (jax.random.fold_in(dropout_key, place) for place in range(3))
+    return LayerKeys(attention, branch1, branch2, first_row)
 
 
 def project_query(
@@ -252,12 +257,12 @@ def finish_block(
     N, H, D = params.output.shape
     joined = attended.astype(x.dtype).reshape(*attended.shape[:2], N * H)
     branch = _linear(joined, params.output.reshape(N * H, D))
-    x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens)
+    x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens, keys.first_row)
     normed = _norm(x, params.norm2_scale, params.norm2_bias)
     hidden = _linear(normed, params.ffn_in) + params.ffn_in_bias.astype(x.dtype)[None, None]
     hidden = ACTIVATIONS[spec.activation](hidden)
     branch = _linear(hidden, params.ffn_out) + params.ffn_out_bias.astype(x.dtype)[None, None]
-    return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens)
+    return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens, keys.first_row)
 
 
 def _linear(x: Float[Array, "B T I"], kernel: Float[Array, "I *O"]) -> Float[Array, "B T *O"]:
@@ -268,11 +273,15 @@ def _linear(x: Float[Array, "B T I"], kernel: Float[Array, "I *O"]) -> Float[Arr
 
 
 def _drop(
-    branch: Float[Array, "B T D"], key: Key[Array, ""] | None, rate: float, tokens: Slice | None
+    branch: Float[Array, "B T D"],
+    key: Key[Array, ""] | None,
+    rate: float,
+    tokens: Slice | None,
+    first_row: Index,
 ) -> Float[Array, "B T D"]:
     if key is None or not rate:
         return branch
-    return dropout.residual_dropout(branch, key, rate, tokens)
+    return dropout.residual_dropout(branch, key, rate, tokens, first_row=first_row)
 
 
 def _norm(

@@ -51,14 +51,17 @@ def compile_train_step(train_step: TrainStep, state: TrainState, batch: Window) 
 
     Args:
         train_step: from `make_train_step`.
-        state: arrays or `jax.ShapeDtypeStruct`s.
+        state: arrays or `jax.ShapeDtypeStruct`s; where several devices have copies of it, they get copies of the
+            batch and of the new state, too.
         batch: arrays or `jax.ShapeDtypeStruct`s.
     """
     start = time.perf_counter()
     key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = (*jax.tree.map(_abstract, (state, batch)), key)
+    where = getattr(state.step, "sharding", None)
     # Around a function that is jitted already this costs nothing.
-    jitted = jax.jit(train_step, donate_argnums=0)
-    lowered = jitted.lower(*jax.tree.map(_abstract, (state, batch)), key)
+    jitted = jax.jit(train_step, donate_argnums=0, in_shardings=where, out_shardings=where)
+    lowered = jitted.lower(*arguments)
     compiled = lowered.compile(compiler_options=compiler_options())
     return CompiledStep(compiled, _memory(compiled), time.perf_counter() - start)
 

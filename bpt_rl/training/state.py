@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from bpt_rl.ops import shards
 from bpt_rl.types import Array
 
 
@@ -24,13 +25,21 @@ class TrainState(NamedTuple):
     step: Array
 
 
-def init_state(model: nnx.Module, tx: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
+def init_state(
+    model: nnx.Module, tx: optax.GradientTransformation, *, num_devices: int = 1
+) -> tuple[nnx.GraphDef, TrainState]:
     """Returns the model's structure and the state before the first gradient step.
 
     The parameters are copied: training consumes the state it is given, and `model` stays usable.
 
+    Args:
+        model: what is trained.
+        tx: the optimiser.
+        num_devices: how many share the tokens of a row; each gets a copy of the state.
+
     Raises:
         ValueError: the model holds arrays that are not parameters; they would be trained by nobody and saved nowhere.
+        UserError: there are fewer devices.
     """
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     if jax.tree.leaves(rest):
@@ -39,7 +48,8 @@ def init_state(model: nnx.Module, tx: optax.GradientTransformation) -> tuple[nnx
     params = jax.tree.map(jnp.copy, params)
     with jax.numpy_dtype_promotion("standard"):
         opt_state = tx.init(params)
-    return graphdef, TrainState(params, opt_state, jnp.zeros((), jnp.int32))
+    state = TrainState(params, opt_state, jnp.zeros((), jnp.int32))
+    return graphdef, state if num_devices == 1 else jax.device_put(state, shards.copied(num_devices))
 
 
 def count_parameters(params: Any) -> int:
