@@ -94,7 +94,7 @@ class Trainable:
 
     @property
     def peak_bytes(self) -> int | None:
-        """Device memory of one gradient step, in bytes; None where the backend does not say."""
+        """Memory of one gradient step on each device, in bytes; None where the backend does not say."""
         return self.compiled.memory.peak_bytes if self.compiled.memory else None
 
 

@@ -45,9 +45,11 @@ def announce(size: "StepSize") -> "MemoryEstimate":
     from bpt_rl.training import memory_limits
     from bpt_rl.training.memory import estimate
 
-    expected, limit = estimate(size), memory_limits.device_limit()
+    devices = size.schedule.devices
+    expected, limit = estimate(size), memory_limits.device_limit(devices)
     line = (
-        f"expected memory of a gradient step: {memory_limits.in_words(expected.peak_bytes)} before compiling"
+        f"expected memory of a gradient step: {memory_limits.in_words(expected.peak_bytes)}"
+        f"{f' on each of {devices} devices' if devices > 1 else ''} before compiling"
     )
     if limit is not None:
         most = memory_limits.largest_context(size, limit)
@@ -73,9 +75,8 @@ def explained(size: "StepSize") -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not memory_limits.is_out_of_memory(error):
             raise
-        raise UserError(
-            f"out of memory: {memory_limits.advice(size, memory_limits.device_limit(), ran_out=True)}"
-        ) from error
+        limit = memory_limits.device_limit(size.schedule.devices)
+        raise UserError(f"out of memory: {memory_limits.advice(size, limit, ran_out=True)}") from error
 
 
 def of_evaluation(evaluate: Evaluate) -> Evaluate:

@@ -22,7 +22,7 @@ from bpt_rl.ops.transformer_block import BlockSpec, Projections
 Carry: TypeAlias = Any
 # Returns some tokens of a layer's input.
 Reader: TypeAlias = Callable[[Slice], Array]
-KeysValues: TypeAlias = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]]
+KeysValues: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
 
 
 @dataclass(frozen=True)

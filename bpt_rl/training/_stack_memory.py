@@ -9,7 +9,8 @@ Shapes: as in `types`; F is the width of the feed-forward, C a block's tokens.
 
 from typing import NamedTuple
 
-from bpt_rl.ops import block_sizes
+from bpt_rl.ops import block_sizes, shards
+from bpt_rl.ops.shards import Shards
 from bpt_rl.training.step_size import StepSize
 
 # Of a block of queries in attention's backward pass: as wide as the model, as wide as the heads of a group, of scores.
@@ -18,6 +19,8 @@ QUERY_WIDTH, QUERY_HEADS, SCORES = 4, 5, 3
 HALF_HIDDEN, HALF_WIDTH = 3, 5
 # Where rows are one block, or there is one layer, XLA runs the loop out, and writes next to nothing in place: streams.
 ONE_BLOCK, ONE_LAYER = 6, 1
+# Where devices share tokens, of whole rows on each: at the layers' moment, and at least, whatever heads are at a time.
+SHARED_ROWS, SHARED_LEAST = 1, 3
 # Under automatic differentiation, of a layer: as wide as the model, as wide as the feed-forward, of scores.
 VANILLA_WIDTH, VANILLA_HIDDEN, VANILLA_SCORES = 19, 6, 2
 CHUNKED_WIDTH, CHUNKED_HIDDEN = 19, 5.5
@@ -60,14 +63,17 @@ def _widths(size: StepSize) -> tuple[int, int, int, int, int]:
 def _fused(size: StepSize) -> StackMemory:
     """Of the blockwise stack: N + 6 streams of N layers, less what the options save, and the scratch of a block."""
     D, N, K, H, F = _widths(size)
-    B, group = size.batch.rows_at_once, size.schedule.heads_at_once or K
-    blocks = _blocks(size, group)
-    T = -(-size.row_tokens // blocks.query) * blocks.query
+    B, group = size.rows_at_once, size.schedule.heads_at_once or K
+    blocks, count = _blocks(size, group), size.num_sharing
+    # T is of this device, `share` of it all that whole rows hold.
+    T, share = -(-size.row_tokens // blocks.query) * blocks.query, 1
+    if count > 1:
+        T, share = 2 * Shards.of(size.row_tokens, count, blocks.query).chunk, count
     stream = B * T * D * size.number_bytes
     gradient = B * T * D * _narrow_bytes(size)
     firsts, others, attended = _inputs(size, B * T), _inputs_of_segment(size, B * T), _attended(size, B * T)
     kept = stream + firsts + attended
-    keys_values = 2 * B * T * group * H
+    keys_values = 2 * B * share * T * group * H
     of_group = keys_values * size.number_bytes
     whole = kept + others + gradient + 4 * B * N * T + 4 * layer_parameters(size)
     whole += 4 * B * T * D * (ONE_BLOCK * (blocks.query == T) + ONE_LAYER * (size.backbone.num_layers == 1))
@@ -87,6 +93,9 @@ def _fused(size: StepSize) -> StackMemory:
         + rest
         + 4 * layer_parameters(size),
     )
+    if count > 1:
+        rows = 4 * B * share * T * D
+        moments = (*(moment + SHARED_ROWS * rows for moment in moments), kept + SHARED_LEAST * rows)
     return StackMemory(kept, max(moments))
 
 
@@ -94,10 +103,12 @@ def _blocks(size: StepSize, group: int) -> block_sizes.Sizes:
     num_heads, K = size.backbone.num_heads, size.backbone.num_kv_heads or size.backbone.num_heads
     return block_sizes.choose_sizes(
         size.schedule,
-        rows=size.batch.rows_at_once,
+        rows=size.rows_at_once,
         kv_heads=group,
         groups=num_heads // K,
-        queries=size.row_tokens,
+        queries=shards.shortest_chunk(size.row_tokens, size.num_sharing)
+        if size.num_sharing > 1
+        else size.row_tokens,
         keys=size.row_tokens,
         is_diagonal=True,
     )
@@ -153,7 +164,7 @@ def _narrow_bytes(size: StepSize) -> int:
 def _differentiated(size: StepSize) -> StackMemory:
     """Of the layers whose gradients JAX derives: all that it keeps of every layer, and the layer whose turn it is."""
     D, N, _, _, F = _widths(size)
-    config, B, T = size.backbone, size.batch.rows_at_once, size.row_tokens
+    config, B, T = size.backbone, size.rows_at_once, size.row_tokens
     stream, hidden = B * T * D * size.number_bytes, B * T * F * size.number_bytes
     if size.schedule.name == "vanilla":
         scores = 4 * B * N * T * T

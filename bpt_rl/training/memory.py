@@ -3,7 +3,8 @@
 The arguments (parameters, AdamW's two moments, one batch) are exact. The scratch is that of the moment that takes most:
 the backward pass of the layers, that of the head, or the optimiser's update. Within 15 % of what the compiled step says
 (`compilation.StepMemory.peak_bytes`): `tests/bpt_rl/training/test_memory.py` holds it to that on CPUs. On GPUs the same
-arrays are counted; nobody has compared them yet.
+arrays are counted; nobody has compared them yet. With several devices it is what each of them takes: as good where each
+has rows of its own, or shares the tokens and takes all heads at once; with fewer heads at once up to a third too low.
 """
 
 from typing import NamedTuple
@@ -70,7 +71,7 @@ def _head(size: StepSize) -> int:
     """Of the stack's output, its gradient, and a block of head and loss."""
     width, G = size.backbone.width, size.tokens_per_step
     steps = min(_block_steps(size, max(G * width, size.num_outputs)), size.batch.row_steps)
-    block = 4 * size.batch.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + HEAD_WIDTH * width)
+    block = 4 * size.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + HEAD_WIDTH * width)
     return 2 * size.tokens_at_once * width * size.number_bytes + block
 
 
@@ -80,7 +81,7 @@ def _is_whole(size: StepSize, widest: int) -> bool:
 
 def _block_steps(size: StepSize, widest: int) -> int:
     return token_blocks.choose_steps(
-        num_rows=size.batch.rows_at_once,
+        num_rows=size.rows_at_once,
         num_steps=size.batch.row_steps,
         tokens_per_step=size.tokens_per_step,
         widest=widest,

@@ -42,8 +42,12 @@ class Suggestion(NamedTuple):
         return f"{' '.join(self.overrides)} ({in_words(self.peak_bytes)})"
 
 
-def device_limit() -> int | None:
-    """Returns the bytes that JAX may take of its first device, on a CPU the machine's; None where nobody says."""
+def device_limit(num_devices: int = 1) -> int | None:
+    """Returns the bytes that JAX may take of its first device; None where nobody says.
+
+    Args:
+        num_devices: how many are in use; CPUs share what the machine has.
+    """
     device = jax.devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -56,7 +60,7 @@ def device_limit() -> int | None:
         return None
     # A container may be given less than there is; "max" says that it is not.
     of_container = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.is_file() else ""
-    return min(total, int(of_container)) if of_container.isdecimal() else total
+    return (min(total, int(of_container)) if of_container.isdecimal() else total) // num_devices
 
 
 def largest_context(size: StepSize, limit: int) -> int:

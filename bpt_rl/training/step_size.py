@@ -117,9 +117,20 @@ class StepSize:
         return self.batch.row_steps * self.tokens_per_step
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that a device computes at a time: its part of them where they come out even, else all."""
+        rows, devices = self.batch.rows_at_once, self.schedule.devices
+        return rows if rows % devices else rows // devices
+
+    @property
+    def num_sharing(self) -> int:
+        """Devices that share the tokens of every row; 1 where each has rows of its own."""
+        return self.schedule.devices if self.batch.rows_at_once % self.schedule.devices else 1
+
+    @property
     def tokens_at_once(self) -> int:
-        """Tokens of the rows that are computed at a time."""
-        return self.batch.rows_at_once * self.row_tokens
+        """Tokens of the rows that a device computes at a time."""
+        return self.rows_at_once * self.row_tokens
 
     @property
     def number_bytes(self) -> int:

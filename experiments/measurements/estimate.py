@@ -94,7 +94,7 @@ class Case:
             return jax.ShapeDtypeStruct((self.num_rows, self.row_steps, *shape), dtype)
 
         tx = build_optimizer(OptimizerConfig(), 1000)
-        graphdef, state = init_state(agent.model, tx)
+        graphdef, state = init_state(agent.model, tx, num_devices=self.schedule.get("devices", 1))
         step = make_train_step(
             graphdef, agent.loss, tx, accumulate=self.accumulate, skips_bad_batches=self.skips
         )
@@ -165,6 +165,10 @@ CASES = {
     "16K, bfloat16, 2 heads": Case(
         1, 16384, {"num_layers": 3, "num_heads": 8, "dtype": "bfloat16"}, INPUT | {"heads_at_once": 2}
     ),
+    "8 rows, 2 devices": Case(
+        8, 480, schedule={"devices": 2}, observation_size=81, actions=DiscreteActions(5)
+    ),
+    "32K, 2 devices": Case(1, 32768, {"num_layers": 5}, INPUT | {"devices": 2}),
     "64K, 8 heads": Case(1, 65536, {"num_layers": 2, "width": 128, "num_heads": 8}),
 }
 

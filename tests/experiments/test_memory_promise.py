@@ -28,7 +28,7 @@ def _raises(error):
 
 
 def test_the_estimate_and_the_largest_context_are_said_and_fit(monkeypatch, caplog):
-    monkeypatch.setattr(memory_limits, "device_limit", lambda: 1 << 30)
+    monkeypatch.setattr(memory_limits, "device_limit", lambda *_: 1 << 30)
     with caplog.at_level(logging.INFO):
         assert memory_promise.announce(ROWS) == estimate(ROWS)
     most = memory_limits.largest_context(ROWS, 1 << 30)
@@ -40,7 +40,7 @@ def test_the_estimate_and_the_largest_context_are_said_and_fit(monkeypatch, capl
 
 def test_a_step_that_will_hardly_fit_is_warned_of_and_one_that_may_is_not(monkeypatch, caplog):
     for limit, warns in ((PEAK, False), (int(PEAK / 1.15), False), (int(PEAK / 1.25), True)):
-        monkeypatch.setattr(memory_limits, "device_limit", lambda limit=limit: limit)
+        monkeypatch.setattr(memory_limits, "device_limit", lambda *_, limit=limit: limit)
         caplog.clear()
         memory_promise.announce(ROWS)
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -49,7 +49,7 @@ def test_a_step_that_will_hardly_fit_is_warned_of_and_one_that_may_is_not(monkey
 
 
 def test_where_nobody_says_how_much_there_is_the_estimate_is_said_alone(monkeypatch, caplog):
-    monkeypatch.setattr(memory_limits, "device_limit", lambda: None)
+    monkeypatch.setattr(memory_limits, "device_limit", lambda *_: None)
     with caplog.at_level(logging.INFO):
         memory_promise.announce(ROWS)
     assert caplog.messages == [f"expected memory of a gradient step: {PEAK / 2**20:.1f} MiB before compiling"]
@@ -57,7 +57,7 @@ def test_where_nobody_says_how_much_there_is_the_estimate_is_said_alone(monkeypa
 
 @pytest.mark.parametrize("error", [RAN_OUT, MemoryError()])
 def test_running_out_of_memory_names_estimate_limit_and_overrides_that_fit(error, monkeypatch):
-    monkeypatch.setattr(memory_limits, "device_limit", lambda: PEAK // 3)
+    monkeypatch.setattr(memory_limits, "device_limit", lambda *_: PEAK // 3)
     with pytest.raises(UserError, match="out of memory") as raised, memory_promise.explained(ROWS):
         raise error
     for said in (memory_limits.in_words(PEAK), memory_limits.in_words(PEAK // 3), "training.accumulate="):

@@ -39,7 +39,7 @@ def _stacked(num_layers: int, *sizes: int, norm: str = "rms") -> BlockParams:
 
 
 @functools.cache
-def _run(schedule: Schedule, dropout: float = 0.0):
+def run_stack(schedule: Schedule, dropout: float = 0.0):
     """Returns the output of a stack, and the gradients of a random sum of it."""
     spec = BlockSpec(schedule=schedule, attention_dropout=dropout, residual_dropout=dropout, norm="layer")
     params = _stacked(NUM_LAYERS, D, N, K, F, norm="layer")
@@ -65,13 +65,15 @@ QUICK = ("input", "output", "heads one by one", "segments", "offloaded")
     "policy", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in POLICIES]
 )
 def test_every_saving_policy_equals_vanilla_in_value_and_gradient(policy):
-    assert layers.differences(_run(POLICIES[policy]), _run(Schedule("vanilla"))).max() < 1e-5
+    assert layers.differences(run_stack(POLICIES[policy]), run_stack(Schedule("vanilla"))).max() < 1e-5
 
 
 @pytest.mark.parametrize("policy", ["input", pytest.param("segments, output, heads", marks=pytest.mark.slow)])
 @pytest.mark.slow
 def test_layers_that_are_run_again_drop_the_same(policy):
-    assert layers.differences(_run(POLICIES[policy], 0.2), _run(Schedule("vanilla"), 0.2)).max() < 1e-5
+    assert (
+        layers.differences(run_stack(POLICIES[policy], 0.2), run_stack(Schedule("vanilla"), 0.2)).max() < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,8 @@ def test_pairs_of_some_rows_and_heads_equal_vanilla(monkeypatch, score_bytes, ro
     sizes = dict(rows=B, kv_heads=K, groups=N // K, queries=T, keys=T, is_diagonal=True)
     schedule = Schedule(query_block=8, key_block=8, save="input", segment_layers=NUM_LAYERS)
     assert block_sizes.choose_sizes(schedule, **sizes)[2:4] == (rows, heads)
-    _run.cache_clear()
-    assert layers.differences(_run(schedule, 0.2), _run(Schedule("vanilla"), 0.2)).max() < 1e-5
+    run_stack.cache_clear()
+    assert layers.differences(run_stack(schedule, 0.2), run_stack(Schedule("vanilla"), 0.2)).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_pairs_of_some_rows_and_heads_equal_vanilla(monkeypatch, score_bytes, ro
     [("bfloat16", 0.02), ("int8", 0.05), pytest.param("int8, segments", 0.05, marks=pytest.mark.slow)],
 )
 def test_rounded_inputs_leave_the_output_exact_and_cost_the_gradient_little(policy, error):
-    (y, gradients), (exact_y, exact) = _run(REDUCED[policy]), _run(Schedule("vanilla"))
+    (y, gradients), (exact_y, exact) = run_stack(REDUCED[policy]), run_stack(Schedule("vanilla"))
     assert layers.differences(y, exact_y).max() < 1e-5
     assert 1e-4 < layers.differences(gradients, exact).max() < error
 

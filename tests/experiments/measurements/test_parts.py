@@ -61,16 +61,18 @@ def test_short_contexts_end_with_a_decision_transformer(make_job, monkeypatch):
 def test_one_core_is_compared_with_two_in_turns(make_job, monkeypatch):
     asked = []
 
-    def in_child(function, *arguments, cores):
-        asked.append((function, cores))
-        return [3.0, 4.0, 5.0] if len(cores) == 1 else [2.0]
+    def in_child(function, schedule, *arguments, cores):
+        asked.append((function, cores, schedule.devices))
+        return [3.0, 4.0, 5.0] if len(cores) == 1 else [2.0] if schedule.devices == 2 else [3.0]
 
     monkeypatch.setattr(processes, "usable_cores", lambda: [4, 6, 7])
     monkeypatch.setattr(processes, "in_child", in_child)
     job = make_job(policies=["vanilla", "blockwise"], time_lengths=[9, 30])
     (row,) = cores.measure(job)
-    assert asked == [(cores.wall_seconds, [4]), (cores.wall_seconds, [4, 6])] * cores.ROUNDS
-    assert (row["policy"], row["tokens"], row["two_over_one"]) == ("blockwise", 30, 0.5)
+    kinds = (([4], 1), ([4, 6], 1), ([4, 6], 2))
+    assert asked == [(cores.wall_seconds, *kind) for kind in kinds] * cores.ROUNDS
+    assert (row["policy"], row["tokens"]) == ("blockwise", 30)
+    assert (row["two_cores_over_one"], row["two_devices_over_one"]) == (0.75, 0.5)
 
 
 def test_one_core_alone_is_refused(make_job, monkeypatch):
