@@ -145,3 +145,4 @@ def test_a_cpu_has_the_memory_of_its_machine_or_of_its_container(monkeypatch, tm
     for text, expected in (("max\n", of_machine), ("123456\n", 123456), (f"{1 << 60}\n", of_machine)):
         (tmp_path / "memory.max").write_text(text)
         assert memory_limits.device_limit() == expected
+        assert memory_limits.device_limit(2) == expected // 2
