@@ -95,6 +95,15 @@ def test_a_cache_that_is_begun_at_once_goes_on_like_one_read_token_by_token():
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_cache_is_begun_on_one_device_whatever_trains_the_layer():
+    layer = _layer(Schedule(query_block=3, key_block=5, devices=2))
+    context, x = sequences.context(np.ones((2, 12), bool)), jnp.zeros((2, 12, 12))
+    new = cached_attention.new_rows(layer.init_state(2, 20), window=0)
+    y, cache = layer(x, context, new)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves((y, cache))} == {1}
+    assert len(layer(x, context)[0].devices()) == 2
+
+
 def test_parameters_are_float32_and_a_layer_starts_near_the_identity_in_scale():
     config = BackboneConfig(num_layers=2, width=64, dtype="bfloat16", norm="layer")
     layer = TransformerLayer(config, Schedule(), rngs=nnx.Rngs(params=0))
