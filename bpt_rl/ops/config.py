@@ -28,8 +28,9 @@ class Schedule:
             take less memory; in bfloat16 the gradient is rounded once for every group.
         segment_layers: layers whose inputs exist at a time: the rest are computed again from the first of each such
             segment (nested rematerialisation); 0 takes all layers.
-        devices: how many share the tokens of every row (context parallelism); each holds keys and values of whole
-            rows, one layer's at a time, and all else of its own tokens only.
+        devices: how many share a gradient step: the rows of a batch where these come out even (data parallelism), else
+            the tokens of every row (context parallelism; each then holds keys and values of whole rows, one layer's at
+            a time, and all else of its own tokens only).
         offload: keep the saved inputs in the host's memory. For accelerators; a CPU gains nothing by it.
     """
 

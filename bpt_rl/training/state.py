@@ -35,7 +35,7 @@ def init_state(
     Args:
         model: what is trained.
         tx: the optimiser.
-        num_devices: how many share the tokens of a row; each gets a copy of the state.
+        num_devices: how many share a gradient step; each gets a copy of the state.
 
     Raises:
         ValueError: the model holds arrays that are not parameters; they would be trained by nobody and saved nowhere.
