@@ -40,7 +40,7 @@ def mesh(count: int) -> Mesh:
     if len(found) < count:
         raise UserError(
             f"schedule.devices={count}, but JAX finds {len(found)} ({found[0].platform}); take schedule.devices="
-            f"{len(found)}, or where these are CPUs a process of its own (hydra/launcher=joblib in a sweep; from Python "
+            f"{len(found)}, or where these are CPUs a process of its own (hydra/launcher=joblib in a sweep; in Python "
             f"jax.config.update('jax_num_cpu_devices', {count}) before anything is computed)"
         )
     return Mesh(np.array(found[:count]), (AXIS,))
