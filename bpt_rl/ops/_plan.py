@@ -54,8 +54,7 @@ def plan_of(spec: BlockSpec, x: Float[Array, "B T D"], params: BlockParams) -> P
         rows=B,
         kv_heads=group,
         groups=N // K,
-        # A block lies within a chunk.
-        queries=T if count == 1 else shards.shortest_chunk(T, count),
+        queries=shards.consecutive(T, count),
         keys=T,
         is_diagonal=True,
     )

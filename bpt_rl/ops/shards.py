@@ -72,9 +72,9 @@ def mapped(
     return jax.shard_map(function, mesh=mesh(count), in_specs=specs, out_specs=out, check_vma=False)
 
 
-def shortest_chunk(num_tokens: int, count: int) -> int:
-    """Returns the fewest tokens that chunks of such rows can have."""
-    return -(-num_tokens // (2 * count))
+def consecutive(num_tokens: int, count: int) -> int:
+    """Returns how many tokens of such rows a device holds one after the other, padding aside: a chunk, or all alone."""
+    return num_tokens if count == 1 else -(-num_tokens // (2 * count))
 
 
 def device_index() -> Int[Array, ""]:
@@ -97,7 +97,7 @@ class Shards:
     @classmethod
     def of(cls, num_tokens: int, count: int, block: int) -> "Shards":
         """Returns how rows of so many tokens are shared, padded so that chunks are whole blocks."""
-        return cls(count, -(-shortest_chunk(num_tokens, count) // block) * block)
+        return cls(count, -(-consecutive(num_tokens, count) // block) * block)
 
     @property
     def num_tokens(self) -> int:

@@ -106,9 +106,7 @@ def _blocks(size: StepSize, group: int) -> block_sizes.Sizes:
         rows=size.rows_at_once,
         kv_heads=group,
         groups=num_heads // K,
-        queries=shards.shortest_chunk(size.row_tokens, size.num_sharing)
-        if size.num_sharing > 1
-        else size.row_tokens,
+        queries=shards.consecutive(size.row_tokens, size.num_sharing),
         keys=size.row_tokens,
         is_diagonal=True,
     )

@@ -1,6 +1,8 @@
 """Entry points called in this process, as a user would call them from an empty folder."""
 
 import importlib
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +11,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import run_directory
+from experiments import fitting, run_directory
 
 
 class Result(NamedTuple):
@@ -80,5 +82,24 @@ def trained(entry):
         result = entry("train", *overrides, f"hydra.run.dir={folder}")
         assert result.code == 0, result.err
         return result
+
+    return train
+
+
+@pytest.fixture
+def interrupted(entry, monkeypatch):
+    """Trains, and sends this process Ctrl-C when a gradient step is done."""
+
+    def train(step: int, *overrides: str) -> Result:
+        real = fitting._Observer.see
+
+        def see(self, record):
+            real(self, record)
+            if record.step == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fitting._Observer, "see", see)
+            return entry("train", *overrides)
 
     return train

@@ -1,12 +1,10 @@
 """Runs whose gradient steps several devices share: the same training, evaluated, stopped and gone on with."""
 
 import csv
-import os
-import signal
 
 import pytest
 
-from experiments import fitting, run_directory
+from experiments import run_directory
 from tests.experiments import killing
 
 NANO = ("experiment=nano", "training.steps=4", "training.log_every=2", "evaluation.episodes=2")
@@ -33,21 +31,13 @@ def test_two_devices_train_the_same_network_and_say_so(trained, folder):
     assert returns[0] == returns[1]
 
 
-def test_a_run_on_two_devices_goes_on_bit_for_bit(entry, trained, folder, monkeypatch):
+def test_a_run_on_two_devices_goes_on_bit_for_bit(entry, trained, interrupted, folder):
     trained(folder / "two", *NANO, "schedule.devices=2")
-    target, real = folder / "stopped", fitting._Observer.see
-
-    def see(self, record):
-        real(self, record)
-        if record.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fitting._Observer, "see", see)
-        assert entry("train", *NANO, "schedule.devices=2", f"hydra.run.dir={target}").code == 130
-    result = entry("train", *NANO, "schedule.devices=2", f"hydra.run.dir={target}", "resume=auto")
+    run = (*NANO, "schedule.devices=2", f"hydra.run.dir={folder / 'stopped'}")
+    assert interrupted(3, *run).code == 130
+    result = entry("train", *run, "resume=auto")
     assert result.code == 0, result.err
-    assert killing.differences(target, folder / "two") == []
+    assert killing.differences(folder / "stopped", folder / "two") == []
 
 
 def test_more_devices_than_there_are_end_before_there_is_a_run(entry, folder):

@@ -266,17 +266,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_st
     assert checkpoint_step(tmp_path / "run" / "checkpoints") == 3
 
 
-def test_what_diverged_is_not_saved_when_the_run_is_stopped(entry, tmp_path, monkeypatch):
+def test_what_diverged_is_not_saved_when_the_run_is_stopped(interrupted, tmp_path, monkeypatch):
     _poisoned(monkeypatch, 5)
-    real = fitting._Observer.see
-
-    def see(self, record):
-        real(self, record)
-        if record.step == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting._Observer, "see", see)
-    message = entry("train", *NANO, "training.log_every=20", "hydra.run.dir=run").refusal()
+    message = interrupted(5, *NANO, "training.log_every=20", "hydra.run.dir=run").refusal()
     assert "diverged at gradient step 5" in message
     assert checkpoint_step(tmp_path / "run" / "checkpoints") == 3
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments import ROOT, fitting, run_directory
+from experiments import ROOT, run_directory
 from tests.experiments import killing
 
 NANO = (
@@ -35,18 +35,9 @@ def undisturbed(trained, folder):
     return folder / "undisturbed"
 
 
-def test_a_run_stopped_between_two_rows_goes_on_as_if_it_had_not(entry, folder, undisturbed, monkeypatch):
+def test_a_run_stopped_between_two_rows_goes_on_as_if_it_had_not(entry, folder, undisturbed, interrupted):
     target = folder / "stopped"
-    real = fitting._Observer.see
-
-    def see(self, record):
-        real(self, record)
-        if record.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fitting._Observer, "see", see)
-        stopped = entry("train", *NANO, f"hydra.run.dir={target}")
+    stopped = interrupted(5, *NANO, f"hydra.run.dir={target}")
     assert stopped.code == 130
     assert "stopped after gradient step 5 of 8; go on with resume=auto" in stopped.out
     refused = entry("train", *NANO, f"hydra.run.dir={target}")

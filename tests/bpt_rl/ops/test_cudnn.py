@@ -65,6 +65,7 @@ def test_rows_are_taken_for_whole_only_if_each_is_one_chain_with_padding_behind(
         (BlockSpec(dtype="float32"), 64, False, "in bfloat16, not in float32"),
         (BlockSpec(dtype="bfloat16"), 64, True, "attention dropout"),
         (BlockSpec(dtype="bfloat16"), 256, False, "multiple of 8 of at most 128, got 256"),
+        (BlockSpec(dtype="bfloat16", schedule=Schedule("cudnn", devices=2)), 64, False, "whole rows on one"),
         (BlockSpec(dtype="bfloat16"), 64, False, ""),
     ],
 )
