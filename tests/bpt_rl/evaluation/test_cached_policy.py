@@ -13,6 +13,7 @@ from bpt_rl.evaluation.prompt import chain_of
 from bpt_rl.evaluation.rollout import rollout
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.trajectory_transformer import TrajectoryShape, TrajectoryTransformer
+from bpt_rl.ops import shards
 from bpt_rl.ops.config import Schedule
 from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS, TinyVectorEnv, tiny_source
 from bpt_rl.types import EnvSpec, UserError, Window
@@ -222,6 +223,14 @@ def test_a_prompt_is_the_beginning_of_every_context_until_it_leaves():
     ]
     context_of = lambda lived: [*shown, *lived][-NUM_EPISODES:]
     assert _largest_difference(recording, reader, model, context_of) < 1e-5
+
+
+def test_a_policy_acts_on_one_device_where_training_has_copies_on_several():
+    reader = _reader("step", FIVE_ARMS)
+    graphdef, params = nnx.split(_model(reader, taps=0))
+    model = nnx.merge(graphdef, jax.device_put(params, shards.copied(2)))
+    on_device = compiled_policy.OnDevice(model, reader, capacity=8, temperature=0.0, cache="compute")
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(on_device._params)} == {1}
 
 
 def test_a_prompt_that_leaves_no_room_is_refused():
