@@ -140,9 +140,13 @@ def rollout(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def decode_costs(
-    size: Size, lengths: Sequence[int], *, cache: str = "compute", repeats: int = 5
+    size: Size, lengths: Sequence[int], *, cache: str = "compute", calls_per_run: int = 10, repeats: int = 5
 ) -> Iterator[DecodeCost]:
-    """Yields what one token costs at each length, one row, in turns with the sum and with recomputing."""
+    """Yields what one token costs at each length, one row, in turns with the sum and with recomputing.
+
+    Tokens are decoded and sums formed several times in a row, as a rollout does: what no one has touched for a second
+    is slow to read, on a shared machine many times slower.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -169,10 +173,11 @@ def decode_costs(
             calls["sum"] = lambda: add_up(copies).block_until_ready()  # noqa: B023
         if tokens <= MOST_RECOMPUTED:
             calls["recompute"] = _recompute(policy, tokens)
+        for name in calls.keys() - {"recompute"}:
+            calls[name] = _several(calls[name], calls_per_run)
         seconds = interleaved_seconds(calls, repeats=repeats)
-        yield DecodeCost(
-            tokens, cache, num_bytes, seconds["decode"], seconds.get("sum"), seconds.get("recompute")
-        )
+        each = {name: _per_call(all_, calls_per_run) for name, all_ in seconds.items()}
+        yield DecodeCost(tokens, cache, num_bytes, each["decode"], each.get("sum"), seconds.get("recompute"))
 
 
 def rollout_cost(
@@ -210,7 +215,7 @@ def rollout_cost(
         tokens=position * num_tokens,
         cache=cache,
         cache_bytes=sum(layer.num_bytes for layer in state.device.layers),
-        act=Seconds(*(value / rows for value in seconds["act"])),
+        act=_per_call(seconds["act"], rows),
         recompute=seconds["recompute"],
         recompute_tokens=recompute_tokens,
     )
@@ -235,9 +240,8 @@ def window_costs(
         state = policy.begin_episode(state, active, np.ones(1))
         state.device = _filled(state.device, tokens)
         act = _acting(policy, state, np.random.default_rng(0), active)
-        run = lambda: [act() for _ in range(calls_per_run)]  # noqa: B023
-        seconds = interleaved_seconds({"act": run}, repeats=repeats)["act"]
-        yield WindowCost(window, layout, cache, Seconds(*(value / calls_per_run for value in seconds)))
+        seconds = interleaved_seconds({"act": _several(act, calls_per_run)}, repeats=repeats)["act"]
+        yield WindowCost(window, layout, cache, _per_call(seconds, calls_per_run))
 
 
 def interleaved_seconds(calls: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, Seconds]:
@@ -250,6 +254,14 @@ def interleaved_seconds(calls: dict[str, Callable[[], Any]], *, repeats: int) ->
             if repeat:
                 measured[name].append(time.process_time() - start)
     return {name: Seconds(float(np.median(all_)), min(all_), max(all_)) for name, all_ in measured.items()}
+
+
+def _several(call: Callable[[], Any], number: int) -> Callable[[], Any]:
+    return lambda: [call() for _ in range(number)]
+
+
+def _per_call(seconds: Seconds, number: int) -> Seconds:
+    return Seconds(*(value / number for value in seconds))
 
 
 def _policy(

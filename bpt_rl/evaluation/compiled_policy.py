@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bpt_rl.data.tokens import TokenReader, action_features, step_inputs
 from bpt_rl.evaluation.step_record import StepRecord
+from bpt_rl.nn.attention import TransformerLayer
 from bpt_rl.nn.trajectory_transformer import DecodeState, TrajectoryTransformer
-from bpt_rl.ops import cached_attention
-from bpt_rl.ops.cached_attention import KeyValueCache
+from bpt_rl.ops import cached_attention, key_value_cache
+from bpt_rl.ops.key_value_cache import KeyValueCache
 from bpt_rl.types import DiscreteActions, StepInputs, Window
 
 # Parameters that are stacked over layers.
@@ -74,7 +75,7 @@ class OnDevice:
         self._line_width = StepRecord.of(reader.spec).width
         self._width = reader.spec.actions.width
         self._empty, self._decode, self._prefill = _compiled(
-            graphdef, treedef, is_stacked, reader, capacity, temperature, cache
+            graphdef, treedef, is_stacked, reader, capacity, temperature, cache, queries_per_step(model)
         )
 
     def empty(self, num_rows: int) -> DecodeState:
@@ -129,6 +130,11 @@ def window_of(model: TrajectoryTransformer) -> int:
     return getattr(model.stack.layers, "window", 0)
 
 
+def queries_per_step(model: TrajectoryTransformer) -> int:
+    """Returns how many queries share a cached key at every step; 0 where the layers cache no keys."""
+    return model.tokens_per_step * getattr(model.stack.layers, "queries_per_key", 0)
+
+
 def read_chain(window: Window, reader: TokenReader) -> tuple[StepInputs, Float[np.ndarray, "B L W"]]:
     """Returns what the agent knew at each step of a window, and its actions as features, on the host."""
 
@@ -148,9 +154,10 @@ def _compiled(
     capacity: int,
     temperature: float,
     cache: str,
+    num_queries: int,
 ) -> tuple[Any, Any, Any]:
     """Returns the device functions; those that take a state consume it."""
-    record = StepRecord.of(reader.spec)
+    record, lane_options = StepRecord.of(reader.spec), cached_attention.lane_options(num_queries)
 
     def model_of(params: list) -> TrajectoryTransformer:
         leaves = [
@@ -164,6 +171,8 @@ def _compiled(
 
     def decode(params, state, lines, reset, key, num_acts):
         model = model_of(params)
+        if lane_options and isinstance(layer := model.stack.layers, TransformerLayer):
+            layer.in_lanes = True
         inputs = record.unpack(lines[:, None])
         parameters, state = model.decode(reader.read(inputs), model.reset(state, reset))
         key = jax.random.fold_in(key, num_acts)
@@ -176,25 +185,26 @@ def _compiled(
         model, num_rows = model_of(params), lines.shape[0]
         new = model.init_state(num_rows, model.tokens_per_step)
         window = window_of(model)
-        layers = tuple(cached_attention.new_rows(layer, window=window) for layer in state.layers)
+        layers = tuple(key_value_cache.new_rows(layer, window=window) for layer in state.layers)
         _, new = model.decode(reader.read(record.unpack(lines)), new._replace(layers=layers))
         put = lambda whole, part: whole.at[rows].set(part)
         return DecodeState(
             put(state.length, new.length),
             None if state.convolution is None else put(state.convolution, new.convolution),
             tuple(
-                cached_attention.put_rows(whole, part, rows)
+                key_value_cache.put_rows(whole, part, rows)
                 for whole, part in zip(state.layers, new.layers, strict=True)
             ),
         )
 
     jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
-    return jit(empty, static_argnums=1), jit(decode, donate_argnums=1), jit(prefill, donate_argnums=1)
+    decode = jax.jit(decode, donate_argnums=1, compiler_options={**COMPILER_OPTIONS, **lane_options})
+    return jit(empty, static_argnums=1), decode, jit(prefill, donate_argnums=1)
 
 
 def _recast(layers: tuple, cache: str) -> tuple:
     """Returns the layers' empty states with the caches of another type."""
     return tuple(
-        cached_attention.recast(layer, cache) if isinstance(layer, KeyValueCache) else layer
+        key_value_cache.recast(layer, cache) if isinstance(layer, KeyValueCache) else layer
         for layer in layers
     )

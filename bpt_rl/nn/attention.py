@@ -10,18 +10,19 @@ from jaxtyping import Array, Bool, Float
 
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.sequence_layer import SequenceContext
-from bpt_rl.ops import cached_attention
+from bpt_rl.ops import cached_attention, key_value_cache
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops.attention import join_heads, split_heads
-from bpt_rl.ops.cached_attention import KeyValueCache, NewRows
 from bpt_rl.ops.config import Schedule
+from bpt_rl.ops.key_value_cache import KeyValueCache, NewRows
 from bpt_rl.ops.masks import Mask
 
 
 class TransformerLayer(nnx.Module):
     """Attention and feed-forward, each behind a norm and around a residual.
 
-    Parameters are float32; compute runs in `config.dtype`. The schedule decides how, never what.
+    Parameters are float32; compute runs in `config.dtype`. The schedule decides how, never what. So does `in_lanes`,
+    for a cache: true where what continues it is compiled with `cached_attention.lane_options`.
     """
 
     def __init__(self, config: BackboneConfig, schedule: Schedule, *, rngs: nnx.Rngs):
@@ -46,11 +47,13 @@ class TransformerLayer(nnx.Module):
         self.ffn_out, self.ffn_out_bias = linear(F, D, fan_in=F * depth**2), bias(D)
         self.spec = block_spec(config, schedule)
         self.window = config.window
+        self.queries_per_key = N // K
+        self.in_lanes = False
 
     def init_state(self, num_rows: int, capacity: int) -> KeyValueCache:
         """Returns an empty cache of the compute type for rows of at most `capacity` tokens, or of any with a window."""
         _, K, H = self.key[...].shape
-        return cached_attention.empty(
+        return key_value_cache.empty(
             num_rows, K, H, capacity=capacity, window=self.window, dtype=str(jnp.dtype(self.spec.dtype))
         )
 
@@ -87,7 +90,7 @@ class TransformerLayer(nnx.Module):
         if state is None:
             return y, None
         key, value = block.project_key_value(x, params, context.positions, spec=self.spec)
-        return y, cached_attention.fill(state, key, value, context.is_valid)
+        return y, key_value_cache.fill(state, key, value, context.is_valid)
 
     def map_stack(self, x: Float[Array, "B T D"], context: SequenceContext) -> Float[Array, "B T D"]:
         """Maps whole rows through all layers of a stack, whose parameters `self` holds; see `StackedLayers`."""
@@ -110,9 +113,13 @@ class TransformerLayer(nnx.Module):
         # them shift it, and what invalid queries see does not matter.
         first_valid = context.is_valid.argmax(axis=1).astype(jnp.int32)
         query_offset = state.length - first_valid
-        state = cached_attention.append(state, key, value, context.is_valid)
+        state = key_value_cache.append(state, key, value, context.is_valid)
         attended = cached_attention.attend(
-            split_heads(query, key.shape[2]), state, query_offset, window=self.window
+            split_heads(query, key.shape[2]),
+            state,
+            query_offset,
+            window=self.window,
+            in_lanes=self.in_lanes,
         )
         return block.finish_block(x, join_heads(attended), params, spec=self.spec), state
 

@@ -1,169 +1,51 @@
-"""Attention of a few queries over keys and values that are kept from call to call.
+"""Attention of a few queries over a cache of keys and values.
 
-A cache is cut into blocks of slots. A step visits the blocks that hold something, one after the other, so that its cost
-follows the position and not the capacity. Each block lies together in memory, and keys lie with the slots last, values
-with the head width last: on a CPU the two products then run along contiguous memory, at the speed at which the cache
-can be read. Where a window bounds what a query sees, the slots are a ring, and the newest tokens overwrite the oldest.
+A step visits the blocks that hold something, one after the other, so that its cost follows the position and not the
+capacity.
+
+Several queries that share a block's keys are matrix products with it. For a single one the products are no more than
+reading the block, and a CPU is quickest at that if nothing is copied and nothing added up across a vector: the slots
+then go through in lanes. Slot s belongs to lane s mod L, and every lane has a softmax of its own, which a vector
+instruction takes on for several lanes at once. Lanes are merged after the last block.
 
 Shapes: C blocks, S slots per block, B rows, K key-value heads, G query heads per key-value head, T tokens of one call,
-H head width.
+H head width, L lanes.
+
+References:
+    Dao et al. 2023, "Flash-Decoding for long-context inference" (parts of the keys are summarised, then merged).
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
-from bpt_rl.ops import softmax_summary
+from bpt_rl.ops import key_value_cache, softmax_summary
+from bpt_rl.ops.key_value_cache import SLOTS_PER_LANE, KeyValueCache
 from bpt_rl.ops.softmax_summary import Summary
 
-# Of one block of keys, in float32: what the second-level cache of a CPU holds; other devices want more at a time.
-BLOCK_BYTES = {"cpu": 1 << 20}
-OTHER_BLOCK_BYTES = 1 << 24
-SMALLEST_BLOCK, LARGEST_BLOCK = 32, 1024
-# From so many slots on there are two blocks at least: XLA copies a block that is the whole cache more than once.
-MOST_ALONE = 256
-# Tokens that one call may append to a ring, besides the window.
-MOST_TOKENS = 8
-# Single writes of one call that are laid out one by one; more of them go into a loop, which is quicker to compile.
-MOST_WRITES = 8
-# What each type of cache is kept as. XLA for CPUs widens bfloat16 arrays as a whole before it writes to them.
-KEPT_AS = {"float32": "float32", "bfloat16": "uint16", "int8": "int8"}
+# Lanes are as quick as memory where XLA fuses the two products with what is read. Its library of kernels for CPUs, to
+# which it would hand the sums over, makes them ten times slower.
+LANE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-class KeyValueCache(NamedTuple):
-    """Keys and values of the tokens seen so far; each row is filled up to its own length.
-
-    Attributes:
-        key: rotated keys, float32, int8, or uint16: the bits of bfloat16; slots that hold no token hold finite numbers.
-        value: values, likewise.
-        key_scale: of int8: what to multiply a token's key by; None otherwise.
-        value_scale: of int8, likewise.
-        length: tokens seen, per row; a ring keeps the newest of them.
-    """
-
-    key: Num[Array, "C B K H S"]
-    value: Num[Array, "C B K S H"]
-    key_scale: Float[Array, "C B K S"] | None
-    value_scale: Float[Array, "C B K S"] | None
-    length: Int[Array, " B"]
-
-    @property
-    def num_slots(self) -> int:
-        """Slots of one row."""
-        return self.key.shape[0] * self.key.shape[4]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all slots, their scales included."""
-        arrays = (self.key, self.value, self.key_scale, self.value_scale)
-        return sum(array.size * array.dtype.itemsize for array in arrays if array is not None)
-
-
-class NewRows(NamedTuple):
-    """Stands for rows of a cache that have seen nothing and will now be filled in one call, blockwise.
-
-    Attributes:
-        block: S.
-        most_blocks: C of the whole cache.
-        window: of the ring, or 0.
-        dtype: of the cache.
-    """
-
-    block: int
-    most_blocks: int
-    window: int
-    dtype: str
-
-
-def empty(
-    num_rows: int, num_heads: int, head_width: int, *, capacity: int, window: int, dtype: str
-) -> KeyValueCache:
-    """Returns an empty cache.
+@functools.cache
+def lane_options(num_queries: int) -> dict[str, str]:
+    """Returns what a step that attends `in_lanes` must be compiled with; nothing where lanes are not the quicker way.
 
     Args:
-        num_rows: B.
-        num_heads: K.
-        head_width: H.
-        capacity: most tokens of a row; a ring may see more.
-        window: most tokens that a query sees; 0 is no limit. One that the capacity exceeds makes the cache a ring.
-        dtype: one of `KEPT_AS`.
+        num_queries: G * T of a call.
     """
-    # One slot more than tokens, so that there is always one where nothing can be harmed.
-    num_blocks, block = _cut(capacity + 1, num_rows * num_heads * head_width)
-    if 0 < window < num_blocks * block:
-        num_blocks, block = _cut(window + MOST_TOKENS - 1, num_rows * num_heads * head_width)
-    shape = (num_blocks, num_rows, num_heads)
-    zeros = lambda *sizes: jnp.zeros((*shape, *sizes), jnp.dtype(KEPT_AS[dtype]))
-    scale = lambda: jnp.zeros((*shape, block), jnp.float32) if dtype == "int8" else None
-    length = jnp.zeros(num_rows, jnp.int32)
-    return KeyValueCache(zeros(head_width, block), zeros(block, head_width), scale(), scale(), length)
-
-
-def _cut(num_slots: int, numbers_per_slot: int) -> tuple[int, int]:
-    """Returns how many blocks of how many slots there are, at least `num_slots` in all."""
-    num_bytes = BLOCK_BYTES.get(jax.default_backend(), OTHER_BLOCK_BYTES)
-    block = min(max(num_bytes // (4 * numbers_per_slot), SMALLEST_BLOCK), LARGEST_BLOCK)
-    num_blocks = max(-(-num_slots // block), 2 if num_slots > MOST_ALONE else 1)
-    block = -(-num_slots // num_blocks)
-    return num_blocks, block + (-block % 8 if num_blocks > 1 else 0)
-
-
-def recast(cache: KeyValueCache, dtype: str) -> KeyValueCache:
-    """Returns an empty cache of the same size that keeps another of the types `KEPT_AS`."""
-    zeros = lambda x: jnp.zeros(x.shape, jnp.dtype(KEPT_AS[dtype]))
-    scales = cache.key.shape[:3] + cache.key.shape[4:]
-    scale = lambda: jnp.zeros(scales, jnp.float32) if dtype == "int8" else None
-    length = jnp.zeros_like(cache.length)
-    return KeyValueCache(zeros(cache.key), zeros(cache.value), scale(), scale(), length)
-
-
-def append(
-    cache: KeyValueCache,
-    key: Float[Array, "B T K H"],
-    value: Float[Array, "B T K H"],
-    is_valid: Bool[Array, "B T"],
-) -> KeyValueCache:
-    """Writes each row's valid tokens, which must be contiguous, behind what the row holds; in place where donated.
-
-    The caller sees to it that a row does not outgrow its capacity. What is not valid leaves zeros in the next slot,
-    which the next token overwrites; every row then takes the same number of writes, and nothing need be read first.
-    """
-    B, T = is_valid.shape
-    num_valid = is_valid.sum(axis=1, dtype=jnp.int32)
-    step = jnp.arange(T, dtype=jnp.int32)[None]
-    is_written = step < num_valid[:, None]
-    slot = (cache.length[:, None] + jnp.minimum(step, num_valid[:, None])) % cache.num_slots
-    if T > 1:
-        column = jnp.minimum(_first_valid(is_valid)[:, None] + step, T - 1)[..., None, None]
-        key, value = (jnp.take_along_axis(x, column, axis=1) for x in (key, value))
-    key, value = (jnp.where(is_written[..., None, None], x, jnp.zeros((), x.dtype)) for x in (key, value))
-    (key, key_scale), (value, value_scale) = (_encode(x, cache.key.dtype) for x in (key, value))
-
-    def write(place: Array | int, arrays: tuple) -> tuple:
-        row, token = place // T, place % T
-        at = slot[row, token]
-        index, within = at // cache.key.shape[4], at % cache.key.shape[4]
-        put = lambda whole, part, *tail: (
-            None if whole is None else jax.lax.dynamic_update_slice(whole, part, (index, row, 0, *tail))
-        )
-        part = lambda x, *axes: None if x is None else jnp.expand_dims(x[row, token], axes)
-        return (
-            put(arrays[0], part(key, 0, 1, 4), 0, within),
-            put(arrays[1], part(value, 0, 1, 3), within, 0),
-            put(arrays[2], part(key_scale, 0, 1, 3), within),
-            put(arrays[3], part(value_scale, 0, 1, 3), within),
-        )
-
-    arrays = _arrays(cache)
-    if B * T > MOST_WRITES:
-        arrays = jax.lax.fori_loop(0, B * T, write, arrays)
-    else:
-        for place in range(B * T):
-            arrays = write(place, arrays)
-    return _cache(arrays, cache.length + num_valid)
+    if num_queries != 1 or jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=LANE_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # XLA's options come and go.
+        return {}
+    return LANE_OPTIONS
 
 
 def attend(
@@ -172,6 +54,7 @@ def attend(
     query_offset: Int[Array, " B"],
     *,
     window: int,
+    in_lanes: bool = False,
 ) -> Float[Array, "B K G T H"]:
     """Returns attention of T tokens that stand in the cache already, float32; softmax and sums are float32.
 
@@ -180,6 +63,7 @@ def attend(
         cache: after `append`.
         query_offset: position of query 0 of each row.
         window: most tokens that a query sees, itself included; 0 is no limit.
+        in_lanes: the caller compiles with `lane_options`, and they are not empty. Without these options lanes are slow.
     """
     T, num_blocks, block = query.shape[3], cache.key.shape[0], cache.key.shape[4]
     # A cache that is smaller than the window holds whole rows, and never comes round.
@@ -189,137 +73,107 @@ def attend(
             f"{cache.num_slots - window + 1} tokens a call, got {T}"
         )
     position = query_offset[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    fold = _folding(query, cache, position, window)
+    score = _scoring(query, cache, position, window, in_lanes and num_blocks > 1)
     if num_blocks == 1:
-        return softmax_summary.finish(fold(0, softmax_summary.empty(query)))
+        return softmax_summary.finish(_summarise(score(0), cache, 0, query.dtype))
     longest = cache.length.max()
     start, stop = jnp.int32(0), jnp.minimum((longest + block - 1) // block, num_blocks)
     if window:  # Until a row comes round, the blocks before all windows hold nothing that is seen.
         earliest = jnp.maximum(query_offset.min() - window + 1, 0) // block
         start = jnp.where(longest <= cache.num_slots, earliest, 0)
-    return softmax_summary.finish(jax.lax.fori_loop(start, stop, fold, softmax_summary.empty(query)))
+    if in_lanes:
+        add = lambda index, lanes: _add_to_lanes(lanes, score(index), cache, index)
+        lanes = jax.lax.fori_loop(start, stop, add, _empty_lanes(query, block // SLOTS_PER_LANE))
+        return softmax_summary.finish(_merge_lanes(lanes))
+    add = lambda index, summary: softmax_summary.merge(
+        summary, _summarise(score(index), cache, index, query.dtype)
+    )
+    return softmax_summary.finish(jax.lax.fori_loop(start, stop, add, softmax_summary.empty(query)))
 
 
-def fill(
-    rows: NewRows,
-    key: Float[Array, "B T K H"],
-    value: Float[Array, "B T K H"],
-    is_valid: Bool[Array, "B T"],
-) -> KeyValueCache:
-    """Returns rows that hold their valid tokens, of a ring the newest, in as many blocks as these may need."""
-    num_blocks = rows.most_blocks
-    if not rows.window:
-        num_blocks = min(num_blocks, -(-key.shape[1] // rows.block))
-    num_slots = num_blocks * rows.block
-    length = is_valid.sum(axis=1, dtype=jnp.int32)
-    place = _position(jnp.arange(num_slots, dtype=jnp.int32), length, num_slots)
-    column = jnp.clip(place + _first_valid(is_valid)[:, None], 0, key.shape[1] - 1)[..., None, None]
-    is_held = (place >= 0)[..., None, None]
-    held = lambda x: jnp.where(is_held, jnp.take_along_axis(x, column, axis=1), jnp.zeros((), x.dtype))
-    (key, key_scale), (value, value_scale) = (_encode(held(x), jnp.dtype(rows.dtype)) for x in (key, value))
+class _Lanes(NamedTuple):
+    """A `Summary` of the slots of each lane; the lanes come last, where a vector instruction finds them."""
 
-    def cut(x: Array, *axes: int) -> Array:
-        """From B (C S) K ... to blocks."""
-        return x.reshape(x.shape[0], num_blocks, rows.block, *x.shape[2:]).transpose(1, 0, 3, *axes)
-
-    scales = (None if scale is None else cut(scale, 2) for scale in (key_scale, value_scale))
-    return _cache((cut(key, 4, 2), cut(value, 2, 4), *scales), length)
+    peak: Float[Array, "B K G T L"]
+    mass: Float[Array, "B K G T L"]
+    value: Float[Array, "B K G T H L"]
 
 
-def new_rows(cache: KeyValueCache, *, window: int) -> NewRows:
-    """Returns what `fill` must know to make rows that `put_rows` can put into `cache`."""
-    num_blocks, *_, block = cache.key.shape
-    return NewRows(block, num_blocks, window, str(cache.key.dtype))
-
-
-def put_rows(cache: KeyValueCache, part: KeyValueCache, rows: Int[Array, " R"]) -> KeyValueCache:
-    """Puts the rows of `part` in the places `rows` of `cache`; a last row that is missing is the one before it."""
-
-    def put(index: Array, arrays: tuple) -> tuple:
-        def put_one(whole: Array | None, new: Array | None) -> Array | None:
-            if whole is None or new is None:
-                return None
-            row = jax.lax.dynamic_slice_in_dim(new, index, 1, axis=1)
-            return jax.lax.dynamic_update_slice(whole, row, (0, rows[index], *(0,) * (whole.ndim - 2)))
-
-        return tuple(put_one(whole, new) for whole, new in zip(arrays, _arrays(part), strict=True))
-
-    arrays = jax.lax.fori_loop(0, rows.shape[0], put, _arrays(cache))
-    return _cache(arrays, cache.length.at[rows].set(part.length))
-
-
-def _arrays(cache: KeyValueCache) -> tuple[Any, ...]:
-    """Returns all but the lengths; scales may be None."""
-    return (cache.key, cache.value, cache.key_scale, cache.value_scale)
-
-
-def _cache(arrays: tuple[Any, ...], length: Int[Array, " B"]) -> KeyValueCache:
-    key, value, key_scale, value_scale = arrays
-    return KeyValueCache(key, value, key_scale, value_scale, length)
-
-
-def _folding(
-    query: Float[Array, "B K G T H"], cache: KeyValueCache, position: Int[Array, "B T"], window: int
-) -> Callable[[Array | int, Summary], Summary]:
-    """Returns the function that adds one block of slots to a summary."""
+def _scoring(
+    query: Float[Array, "B K G T H"],
+    cache: KeyValueCache,
+    position: Int[Array, "B T"],
+    window: int,
+    in_lanes: bool,
+) -> Callable[[Array | int], Float[Array, "B K G T S"]]:
+    """Returns the function that scores the slots of a block, -inf where a query does not see one."""
     block, num_slots = cache.key.shape[4], cache.num_slots
     factor = jnp.float32(query.shape[-1] ** -0.5)
 
-    def fold(index: Array | int, summary: Summary) -> Summary:
-        take = lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False)
-        key, value = (_decode(take(x), query.dtype) for x in (cache.key, cache.value))
-        scores = _einsum("BKGTH,BKHS->BKGTS", query, key) * factor
+    def score(index: Array | int) -> Float[Array, "B K G T S"]:
+        if in_lanes:
+            key = key_value_cache.read_block(cache.key, index, jnp.dtype(jnp.float32))[:, :, None, None]
+            scores = (query.astype(jnp.float32)[..., None] * key).sum(axis=-2)
+        else:
+            scores = _einsum(
+                "BKGTH,BKHS->BKGTS", query, key_value_cache.read_block(cache.key, index, query.dtype)
+            )
+        scores = scores * factor
         if cache.key_scale is not None:
-            scores = scores * take(cache.key_scale)[:, :, None, None]
+            scores = scores * key_value_cache.take(cache.key_scale, index)[:, :, None, None]
         slot = index * block + jnp.arange(block, dtype=jnp.int32)
-        stands_at = slot[None] if not window else _position(slot, cache.length, num_slots)
+        stands_at = slot[None] if not window else key_value_cache.position(slot, cache.length, num_slots)
         seen = stands_at[:, None] <= position[..., None]
         if window:
             seen &= (stands_at >= 0)[:, None] & (stands_at[:, None] > position[..., None] - window)
-        scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
-        peak = scores.max(axis=-1)
-        weights = jnp.exp(scores - softmax_summary.finite(peak)[..., None])
-        mass = weights.sum(axis=-1)
-        if cache.value_scale is not None:
-            weights = weights * take(cache.value_scale)[:, :, None, None]
-        added = _einsum("BKGTS,BKSH->BKGTH", weights.astype(value.dtype), value)
-        return softmax_summary.merge(summary, Summary(peak, mass, added))
+        return jnp.where(seen[:, None, None], scores, -jnp.inf)
 
-    return fold
+    return score
 
 
-def _position(slot: Int[Array, " S"], length: Int[Array, " B"], num_slots: int) -> Int[Array, "B S"]:
-    """Returns the place in its row of the token that each slot holds, below 0 where it holds none."""
-    newest = length[:, None] - 1
-    turn = jnp.floor_divide(newest, num_slots)
-    is_older = slot[None] > newest - turn * num_slots  # Written one turn ago.
-    return slot[None] + num_slots * (turn - is_older.astype(jnp.int32))
+def _summarise(
+    scores: Float[Array, "B K G T S"], cache: KeyValueCache, index: Array | int, dtype: jnp.dtype
+) -> Summary:
+    """Summarises one block by matrix products."""
+    peak = scores.max(axis=-1)
+    weights = jnp.exp(scores - softmax_summary.finite(peak)[..., None])
+    mass = weights.sum(axis=-1)
+    if cache.value_scale is not None:
+        weights = weights * key_value_cache.take(cache.value_scale, index)[:, :, None, None]
+    # The large factor comes first, and both as they lie, which is what XLA's quick products for CPUs take.
+    weights = jax.lax.optimization_barrier(jnp.moveaxis(weights.astype(dtype), -1, 2))
+    value = _einsum("BKHS,BKSGT->BKHGT", key_value_cache.read_block(cache.value, index, dtype), weights)
+    return Summary(peak, mass, jnp.moveaxis(value, 2, -1))
 
 
-def _first_valid(is_valid: Bool[Array, "B T"]) -> Int[Array, " B"]:
-    return is_valid.argmax(axis=1).astype(jnp.int32)
+def _empty_lanes(query: Float[Array, "B K G T H"], num_lanes: int) -> _Lanes:
+    *queries, H = query.shape
+    peak = jnp.full((*queries, num_lanes), -jnp.inf, jnp.float32)
+    return _Lanes(peak, jnp.zeros(peak.shape, jnp.float32), jnp.zeros((*queries, H, num_lanes), jnp.float32))
 
 
-def _encode(x: Float[Array, "*shape H"], dtype: jnp.dtype) -> tuple[Num[Array, "*shape H"], Array | None]:
-    """Returns numbers as the cache keeps them, and what to multiply them by."""
-    if dtype == jnp.uint16:
-        return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16), None
-    if dtype != jnp.int8:
-        return x.astype(dtype), None
-    x = x.astype(jnp.float32)
-    largest = jnp.abs(x).max(axis=-1)
-    # What is not finite stays so, in its scale, and is noticed when it is read.
-    scale = jnp.where(largest == 0, jnp.float32(1), largest) / jnp.float32(127)
-    return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
+def _add_to_lanes(
+    lanes: _Lanes, scores: Float[Array, "B K G T S"], cache: KeyValueCache, index: Array | int
+) -> _Lanes:
+    """Adds one block, lane by lane; nothing but the scores is written that is as large as the block."""
+    cut = lambda x: x.reshape(*x.shape[:-1], SLOTS_PER_LANE, -1)
+    scores = cut(scores)
+    peak = jnp.maximum(lanes.peak, scores.max(axis=-2))
+    kept = jnp.exp(lanes.peak - softmax_summary.finite(peak))
+    weights = jnp.exp(scores - softmax_summary.finite(peak)[..., None, :])
+    mass = kept * lanes.mass + weights.sum(axis=-2)
+    if cache.value_scale is not None:
+        weights = weights * cut(key_value_cache.take(cache.value_scale, index))[:, :, None, None]
+    value = cut(key_value_cache.read_block(cache.value, index, jnp.dtype(jnp.float32)))[:, :, None, None]
+    added = (weights[..., None, :, :] * value).sum(axis=-2)
+    return _Lanes(peak, mass, kept[..., None, :] * lanes.value + added)
 
 
-def _decode(x: Num[Array, "*shape"], dtype: jnp.dtype) -> Float[Array, "*shape"]:
-    """Returns a block in the compute type. Shifting the bits of bfloat16 is as quick as reading them."""
-    if x.dtype != jnp.uint16:
-        return x.astype(dtype)
-    if dtype == jnp.bfloat16:
-        return jax.lax.bitcast_convert_type(x, jnp.bfloat16)
-    return jax.lax.bitcast_convert_type(x.astype(jnp.uint32) << jnp.uint32(16), jnp.float32)
+def _merge_lanes(lanes: _Lanes) -> Summary:
+    peak = lanes.peak.max(axis=-1)
+    kept = jnp.exp(lanes.peak - softmax_summary.finite(peak)[..., None])
+    mass, value = (kept * lanes.mass).sum(axis=-1), (kept[..., None, :] * lanes.value).sum(axis=-1)
+    return Summary(peak, mass, value)
 
 
 def _einsum(letters: str, left: Array, right: Array) -> Array:

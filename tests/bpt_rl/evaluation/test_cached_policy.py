@@ -13,7 +13,7 @@ from bpt_rl.evaluation.prompt import chain_of
 from bpt_rl.evaluation.rollout import rollout
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.trajectory_transformer import TrajectoryShape, TrajectoryTransformer
-from bpt_rl.ops import shards
+from bpt_rl.ops import cached_attention, key_value_cache, shards
 from bpt_rl.ops.config import Schedule
 from bpt_rl.testing import FIVE_ARMS, TWO_JOINTS, TinyVectorEnv, tiny_source
 from bpt_rl.types import EnvSpec, UserError, Window
@@ -39,13 +39,23 @@ def _reader(layout, actions):
     return TokenReader(EnvSpec("tiny", 4, actions, LONGEST), normaliser, layout)
 
 
-def _model(reader, *, taps, num_episodes=NUM_EPISODES, dtype="float32", window=0, longest=LONGEST, width=24):
+def _model(
+    reader,
+    *,
+    taps,
+    num_episodes=NUM_EPISODES,
+    dtype="float32",
+    window=0,
+    longest=LONGEST,
+    width=24,
+    num_kv_heads=2,
+):
     """Returns a model whose parameters are drawn by NumPy, none of them 0: JAX would compile a draw for every shape."""
     shape = TrajectoryShape(
         feature_width(reader.spec), tokens_per_step(reader.layout), longest, num_episodes, reader.spec.actions
     )
     backbone = BackboneConfig(
-        num_layers=2, width=width, num_heads=4, num_kv_heads=2, dtype=dtype, window=window
+        num_layers=2, width=width, num_heads=4, num_kv_heads=num_kv_heads, dtype=dtype, window=window
     )
     model = nnx.eval_shape(
         lambda: TrajectoryTransformer(
@@ -170,6 +180,42 @@ def test_cached_equals_recomputed_across_re_prefills_with_rows_out_of_phase(layo
     assert _largest_difference(recording, reader, model, lambda lived: lived[-NUM_EPISODES:]) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("layout", "num_kv_heads", "expected"), [("step", 4, 1), ("step", 2, 2), ("interleaved", 4, 4)]
+)
+def test_queries_that_share_a_cached_key_are_those_of_a_step_and_a_group(layout, num_kv_heads, expected):
+    model = _model(_reader(layout, FIVE_ARMS), taps=0, num_kv_heads=num_kv_heads)
+    assert compiled_policy.queries_per_step(model) == expected
+
+
+def test_a_single_query_goes_through_the_cache_in_lanes_and_is_compiled_for_it(monkeypatch):
+    """A context of 16 slots is two blocks."""
+    monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 8)
+    monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 8)
+    attend, jit, lanes, options = cached_attention.attend, jax.jit, [], {}
+
+    def spy_on_attend(*arguments, in_lanes, **others):
+        lanes.append(in_lanes)
+        return attend(*arguments, in_lanes=in_lanes, **others)
+
+    def spy_on_jit(function, **others):
+        options[function.__name__] = others["compiler_options"]
+        return jit(function, **others)
+
+    reader = _reader("step", FIVE_ARMS)
+    model = _model(reader, taps=0, num_kv_heads=4)
+    compiled_policy._compiled.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cached_attention, "attend", spy_on_attend)
+        patch.setattr(jax, "jit", spy_on_jit)
+        recording = _play(reader, model)
+    assert recording.state.device.layers[0].key.shape[0] == 2
+    assert set(lanes) == {True}
+    assert options["decode"].items() > cached_attention.LANE_OPTIONS.items()
+    assert not options["prefill"].items() & cached_attention.LANE_OPTIONS.items()
+    assert _largest_difference(recording, reader, model, lambda lived: lived[-NUM_EPISODES:]) < 1e-5
+
+
 @pytest.mark.slow
 def test_a_context_too_short_for_all_its_episodes_drops_the_oldest_until_a_whole_one_fits():
     capacity = 9
@@ -252,12 +298,13 @@ def test_narrow_caches_move_what_the_network_says_a_little(cache, tolerance):
     assert 1e-5 < difference < tolerance
 
 
-def test_a_step_of_the_policy_takes_no_scratch_memory_for_its_parameters_or_its_context():
+@pytest.mark.parametrize("num_kv_heads", [2, 4])
+def test_a_step_of_the_policy_takes_no_scratch_memory_for_its_parameters_or_its_context(num_kv_heads):
     """Neither is a stacked parameter sliced by copying, nor a cache copied."""
     reader = _reader("step", FIVE_ARMS)
 
     def temp(capacity, width):
-        model = _model(reader, taps=0, width=width)
+        model = _model(reader, taps=0, width=width, num_kv_heads=num_kv_heads)
         policy = TransformerPolicy(
             model, reader, num_episodes=3, max_episode_steps=LONGEST, capacity=capacity
         )

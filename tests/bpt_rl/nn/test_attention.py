@@ -8,7 +8,7 @@ from flax import nnx
 
 from bpt_rl.nn.attention import TransformerLayer, block_spec
 from bpt_rl.nn.config import BackboneConfig
-from bpt_rl.ops import cached_attention
+from bpt_rl.ops import key_value_cache
 from bpt_rl.ops.config import Schedule
 from tests.bpt_rl.nn import sequences
 
@@ -63,7 +63,7 @@ def test_the_window_narrows_what_a_token_depends_on():
 def test_grouped_heads_have_smaller_caches():
     assert _layer().init_state(3, 7).key.shape == (1, 3, 2, 3, 8)
     narrow = _layer(num_kv_heads=0, dtype="bfloat16").init_state(3, 7)
-    assert narrow.value.shape == (1, 3, 4, 8, 3)
+    assert narrow.value.shape == (1, 3, 4, 3, 8)
     assert narrow.value.dtype.itemsize == 2
 
 
@@ -86,10 +86,10 @@ def test_a_cache_that_is_begun_at_once_goes_on_like_one_read_token_by_token():
     one_by_one = [sequences.Part(np.ones(2, int), np.zeros(2, int))]
     reader.continue_with(x, 12 * one_by_one, 1)
     begun = sequences.Reader(layer, 2, capacity=20)
-    new = cached_attention.new_rows(begun.state, window=4)
+    new = key_value_cache.new_rows(begun.state, window=4)
     context = sequences.context(np.ones((2, 12), bool))
     y, part = layer(jnp.asarray(x[:, :12]), context, new)
-    begun.state, begun.read = cached_attention.put_rows(begun.state, part, jnp.arange(2)), reader.read.copy()
+    begun.state, begun.read = key_value_cache.put_rows(begun.state, part, jnp.arange(2)), reader.read.copy()
     np.testing.assert_allclose(y, sequences.whole(layer, x, np.array([12, 12]))[:, :12], rtol=1e-4, atol=1e-5)
     expected, actual = (each.continue_with(x, one_by_one, 1)[:, 12] for each in (reader, begun))
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
@@ -98,7 +98,7 @@ def test_a_cache_that_is_begun_at_once_goes_on_like_one_read_token_by_token():
 def test_a_cache_is_begun_on_one_device_whatever_trains_the_layer():
     layer = _layer(Schedule(query_block=3, key_block=5, devices=2))
     context, x = sequences.context(np.ones((2, 12), bool)), jnp.zeros((2, 12, 12))
-    new = cached_attention.new_rows(layer.init_state(2, 20), window=0)
+    new = key_value_cache.new_rows(layer.init_state(2, 20), window=0)
     y, cache = layer(x, context, new)
     assert {len(leaf.devices()) for leaf in jax.tree.leaves((y, cache))} == {1}
     assert len(layer(x, context)[0].devices()) == 2

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpt_rl.ops import cached_attention
+from bpt_rl.ops import cached_attention, key_value_cache
 
 B, K, G, H = 3, 2, 3, 6
 TOKENS = 60
@@ -16,8 +16,8 @@ TOKENS = 60
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Blocks of eight slots, so that a few tokens fill several."""
-    monkeypatch.setattr(cached_attention, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(cached_attention, "LARGEST_BLOCK", 8)
+    monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 8)
 
 
 def _plain(query, keys, values, window):
@@ -46,19 +46,20 @@ def _calls(T, seed=0):
         yield draw(B, K, G, T, H), key, value, is_valid
 
 
-@functools.partial(jax.jit, static_argnames="window")
-def _step(cache, query, key, value, is_valid, *, window):
+@functools.partial(jax.jit, static_argnames=("window", "in_lanes"))
+def _step(cache, query, key, value, is_valid, *, window, in_lanes=False):
     offset = cache.length - is_valid.argmax(axis=1).astype(jnp.int32)
-    cache = cached_attention.append(cache, key, value, is_valid)
-    return cached_attention.attend(query, cache, offset, window=window), cache
+    cache = key_value_cache.append(cache, key, value, is_valid)
+    return cached_attention.attend(query, cache, offset, window=window, in_lanes=in_lanes), cache
 
 
-def _largest_difference(cache, T, window):
+def _largest_difference(cache, T, window, *, in_lanes=False):
     """Plays all calls; returns the largest difference from plain attention, and the cache after them."""
     keys, values = [[] for _ in range(B)], [[] for _ in range(B)]
     differences = []
     for query, key, value, is_valid in _calls(T):
-        attended, cache = _step(cache, *map(jnp.asarray, (query, key, value, is_valid)), window=window)
+        arrays = map(jnp.asarray, (query, key, value, is_valid))
+        attended, cache = _step(cache, *arrays, window=window, in_lanes=in_lanes)
         for row, column in np.argwhere(is_valid):
             keys[row].append(key[row, column])
             values[row].append(value[row, column])
@@ -69,12 +70,13 @@ def _largest_difference(cache, T, window):
     return float(np.max(differences)), cache  # NaN if there is one.
 
 
+@pytest.mark.parametrize("in_lanes", [False, True])
 @pytest.mark.parametrize(("T", "window"), [(1, 0), (4, 0), (1, 3), (4, 9)])
-def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window):
+def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window, in_lanes):
     """With a window the rings come round."""
-    cache = cached_attention.empty(B, K, H, capacity=TOKENS, window=window, dtype="float32")
+    cache = key_value_cache.empty(B, K, H, capacity=TOKENS, window=window, dtype="float32")
     assert cache.key.shape[0] == (2 if window else 8)
-    largest, cache = _largest_difference(cache, T, window)
+    largest, cache = _largest_difference(cache, T, window, in_lanes=in_lanes)
     assert largest < 2e-6
     if window:
         assert int(cache.length.min()) > cache.num_slots
@@ -89,16 +91,16 @@ def test_rows_that_are_filled_at_once_equal_rows_that_were_appended_to():
     is_valid = (column >= 2) & (column < (2 + lengths)[:, None])
     lengths = is_valid.sum(axis=1)
     for window, dtype in ((0, "float32"), (6, "float32"), (6, "int8")):
-        whole = cached_attention.empty(B + 1, K, H, capacity=40, window=window, dtype=dtype)
+        whole = key_value_cache.empty(B + 1, K, H, capacity=40, window=window, dtype=dtype)
         appended = whole
-        append = jax.jit(cached_attention.append)
+        append = jax.jit(key_value_cache.append)
         for t in range(T):
             x = [np.concatenate([part[:, t : t + 1]] + [part[:1, t : t + 1]]) for part in (key, value)]
             valid = np.concatenate([is_valid[:, t : t + 1], [[False]]])
             appended = append(appended, *map(jnp.asarray, (*x, valid)))
-        new = cached_attention.new_rows(whole, window=window)
-        part = cached_attention.fill(new, *map(jnp.asarray, (key, value, is_valid)))
-        filled = cached_attention.put_rows(whole, part, jnp.arange(B))
+        new = key_value_cache.new_rows(whole, window=window)
+        part = key_value_cache.fill(new, *map(jnp.asarray, (key, value, is_valid)))
+        filled = key_value_cache.put_rows(whole, part, jnp.arange(B))
         assert filled.length.tolist() == [*lengths.tolist(), 0]
         query = jnp.asarray(rng.normal(size=(B + 1, K, G, 1, H)), jnp.float32)
         attend = lambda cache: cached_attention.attend(query, cache, cache.length - 1, window=window)  # noqa: B023
@@ -107,29 +109,30 @@ def test_rows_that_are_filled_at_once_equal_rows_that_were_appended_to():
 
 
 def test_one_row_can_be_put_in_many_places():
-    cache = cached_attention.empty(B, K, H, capacity=9, window=0, dtype="float32")
+    cache = key_value_cache.empty(B, K, H, capacity=9, window=0, dtype="float32")
     key = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, K, H)), jnp.float32)
-    new = cached_attention.new_rows(cache, window=0)
-    part = cached_attention.fill(new, key, 2 * key, jnp.ones((1, 5), bool))
-    filled = cached_attention.put_rows(cache, part, jnp.arange(B))
+    new = key_value_cache.new_rows(cache, window=0)
+    part = key_value_cache.fill(new, key, 2 * key, jnp.ones((1, 5), bool))
+    filled = key_value_cache.put_rows(cache, part, jnp.arange(B))
     assert filled.length.tolist() == [5] * B
     for row in range(B):
         np.testing.assert_array_equal(filled.key[0, row, :, :, :5], np.moveaxis(key[0], 0, 2))
-        np.testing.assert_array_equal(filled.value[0, row, :, :5], 2 * np.moveaxis(key[0], 0, 1))
+        np.testing.assert_array_equal(filled.value[0, row, :, :, :5], 2 * np.moveaxis(key[0], 0, 2))
 
 
+@pytest.mark.parametrize("in_lanes", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "num_bytes", "tolerance"), [("bfloat16", 4 * H, 2e-2), ("int8", 2 * H + 8, 3e-2)]
 )
-def test_narrow_types_take_fewer_bytes_and_move_the_result_a_little(dtype, num_bytes, tolerance):
-    cache = cached_attention.empty(B, K, H, capacity=TOKENS, window=0, dtype=dtype)
+def test_narrow_types_take_fewer_bytes_and_move_the_result_a_little(dtype, num_bytes, tolerance, in_lanes):
+    cache = key_value_cache.empty(B, K, H, capacity=TOKENS, window=0, dtype=dtype)
     assert cache.num_bytes == num_bytes * B * K * cache.num_slots
-    largest, _ = _largest_difference(cache, 1, 0)
+    largest, _ = _largest_difference(cache, 1, 0, in_lanes=in_lanes)
     assert 1e-4 < largest < tolerance
 
 
 def test_blocks_that_hold_nothing_are_not_read():
-    cache = cached_attention.empty(1, K, H, capacity=63, window=0, dtype="float32")
+    cache = key_value_cache.empty(1, K, H, capacity=63, window=0, dtype="float32")
     assert cache.key.shape[0] == 8
     rng = np.random.default_rng(0)
     poisoned = cache._replace(key=cache.key.at[2:].set(jnp.nan), value=cache.value.at[2:].set(jnp.nan))
@@ -143,7 +146,7 @@ def test_blocks_that_hold_nothing_are_not_read():
 
 
 def test_a_ring_refuses_more_tokens_than_it_has_room_for():
-    cache = cached_attention.empty(1, K, H, capacity=100, window=5, dtype="float32")
+    cache = key_value_cache.empty(1, K, H, capacity=100, window=5, dtype="float32")
     query = jnp.zeros((1, K, G, 13, H))
     with pytest.raises(
         ValueError, match="a ring of 16 slots for a window of 5 takes at most 12 tokens a call, got 13"
@@ -151,15 +154,20 @@ def test_a_ring_refuses_more_tokens_than_it_has_room_for():
         cached_attention.attend(query, cache, cache.length, window=5)
 
 
-@pytest.mark.parametrize("dtype", list(cached_attention.KEPT_AS))
-def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_capacity(dtype):
+@pytest.mark.parametrize("in_lanes", [False, True])
+@pytest.mark.parametrize("dtype", list(key_value_cache.KEPT_AS))
+def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_capacity(dtype, in_lanes):
     def memory(capacity):
         cache = jax.eval_shape(
-            lambda: cached_attention.empty(1, K, H, capacity=capacity, window=0, dtype=dtype)
+            lambda: key_value_cache.empty(1, K, H, capacity=capacity, window=0, dtype=dtype)
         )
-        query = jax.ShapeDtypeStruct((1, K, G, 1, H), jnp.float32)
+        query = jax.ShapeDtypeStruct((1, K, 1 if in_lanes else G, 1, H), jnp.float32)
         token = jax.ShapeDtypeStruct((1, 1, K, H), jnp.float32)
-        step = jax.jit(lambda *arguments: _step(*arguments, window=0), donate_argnums=0)
+        step = jax.jit(
+            lambda *arguments: _step(*arguments, window=0, in_lanes=in_lanes),
+            donate_argnums=0,
+            compiler_options=cached_attention.LANE_OPTIONS if in_lanes else None,
+        )
         compiled = step.lower(cache, query, token, token, jax.ShapeDtypeStruct((1, 1), bool)).compile()
         return compiled.memory_analysis(), cache.num_bytes
 
@@ -169,11 +177,18 @@ def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_c
     assert large.alias_size_in_bytes >= num_bytes
 
 
-@pytest.mark.parametrize("dtype", cached_attention.KEPT_AS)
+@pytest.mark.parametrize("dtype", key_value_cache.KEPT_AS)
 def test_what_is_not_finite_is_not_made_finite_by_keeping_it(dtype):
-    cache = cached_attention.empty(1, K, H, capacity=4, window=0, dtype=dtype)
+    cache = key_value_cache.empty(1, K, H, capacity=4, window=0, dtype=dtype)
     key, value = jnp.ones((2, 1, 1, K, H)).at[1, 0, 0, 1, 2].set(jnp.nan)
-    cache = cached_attention.append(cache, key, value, jnp.ones((1, 1), bool))
+    cache = key_value_cache.append(cache, key, value, jnp.ones((1, 1), bool))
     seen = cached_attention.attend(jnp.ones((1, K, G, 1, H)), cache, jnp.zeros(1, jnp.int32), window=0)
     assert np.isfinite(seen[0, 0]).all()
     assert np.isnan(seen[0, 1]).any()
+
+
+def test_lanes_are_for_a_single_query_and_compiled_with_options_that_this_xla_has(monkeypatch):
+    assert cached_attention.lane_options(1) == cached_attention.LANE_OPTIONS
+    assert cached_attention.lane_options(2) == cached_attention.lane_options(0) == {}
+    monkeypatch.setattr(cached_attention, "LANE_OPTIONS", {"xla_cpu_of_another_age": ""})
+    assert cached_attention.lane_options.__wrapped__(1) == {}
