@@ -212,7 +212,7 @@ def _forward(
 def _backward(blocks: Blocks, residuals: tuple, d_attended: Array) -> tuple:
     query, key, value, mask, dropout_key, attended, log_sum_exp = residuals
     dropout = AttentionDropout(blocks.dropout_rate, dropout_key)
-    delta = (attended * d_attended.astype(jnp.float32)).sum(axis=-1)
+    delta = jnp.einsum("BKGTH,BKGTH->BKGT", attended, d_attended.astype(jnp.float32))
 
     def body(index: Array, carry: Carry) -> Carry:
         d_query, d_key, d_value = carry

@@ -154,7 +154,8 @@ class Layer:
             finish = lambda x, value, params: self._finish_block(x, value, _transpose_out(params), tokens)
             _, vjp = jax.vjp(finish, read(tokens), value, params)
             d_part, d_value, d_part_params = vjp(d_out)
-            product = (value.astype(jnp.float32) * d_value.astype(jnp.float32)).sum(axis=-1)
+            wide = (value.astype(jnp.float32), d_value.astype(jnp.float32))
+            product = jnp.einsum("BCNH,BCNH->BCN", *wide)
             delta = put(delta, jnp.moveaxis(product, 1, 2).reshape(B, K, G, -1), tokens, axis=3)
             attended = attended._replace(
                 value=_put_value(attended.value, d_value, slot, tokens, Slice(0, K * G))
