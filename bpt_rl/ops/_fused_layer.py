@@ -231,7 +231,7 @@ class Layer:
 
             def by_cudnn(carry: Carry) -> Carry:
                 d_x, d_key, d_value, d_group = carry
-                whole = Slice(0, self.rows.positions.shape[1])
+                whole = Slice(0, self.rows.num_tokens)
                 _, vjp = jax.vjp(self._by_cudnn, self.rows.whole_query(read, params), key, value)
                 d_out = _take_value(d_attended, slot, whole, self._query_heads(heads))
                 d_query, d_key, d_value = vjp(d_out.astype(key.dtype))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, masks, shards
+from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, block_sizes, masks, rotary, shards
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import put
 from bpt_rl.ops._cudnn import WholeRows
@@ -29,6 +29,7 @@ from bpt_rl.ops._rows import Reader, Rows
 from bpt_rl.ops._saved_inputs import Store
 from bpt_rl.ops.attention import pad_queries
 from bpt_rl.ops.masks import Index, Mask, Slice
+from bpt_rl.ops.rotary import Turns
 from bpt_rl.ops.shards import ROWS, TOKENS, WHOLE
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, Projections, Rest
 
@@ -39,7 +40,7 @@ class Given(NamedTuple):
     """What all layers are given, and nothing flows back to."""
 
     mask: Mask
-    positions: Int[Array, "B T"]
+    positions: Int[Array, "B T"] | Turns
     dropout_keys: Key[Array, " layers"] | None
     first_row: Int[Array, ""]
     whole_rows: WholeRows | None
@@ -112,13 +113,21 @@ def _stack(
         positions = jnp.pad(positions, ((0, 0), (0, padding)))
         mask = _pad(mask, padding)
     whole_rows = _whole_rows(spec, x, params, mask, dropout_keys)
-    given = Given(mask, positions, dropout_keys, jnp.asarray(first_row, jnp.int32), whole_rows)
+    given = Given(
+        mask,
+        _turned(spec, positions, params.query.shape[3]),
+        dropout_keys,
+        jnp.asarray(first_row, jnp.int32),
+        whole_rows,
+    )
     if shared is None:
         y: Array = _fused(plan, x, params, given)
         return y[:, :T]
     specs = (TOKENS, WHOLE, jax.tree.map(lambda _: WHOLE, given)._replace(positions=TOKENS))
     by_tokens = shards.mapped(functools.partial(_fused, plan), shared.count, *specs, out=TOKENS)
-    y = by_tokens(shared.split(x), params, given._replace(positions=shared.split(positions)))
+    y = by_tokens(
+        shared.split(x), params, given._replace(positions=jax.tree.map(shared.split, given.positions))
+    )
     return shared.join(y)[:, :T]
 
 
@@ -335,6 +344,16 @@ def _pad(mask: Mask, num_tokens: int) -> Mask:
     if mask.key_segments is None:
         return mask
     return Mask(mask.window, mask.query_segments, jnp.pad(mask.key_segments, ((0, 0), (0, num_tokens))))
+
+
+def _turned(spec: BlockSpec, positions: Int[Array, "B T"], head_width: int) -> Int[Array, "B T"] | Turns:
+    """Returns what queries and keys are rotated by: once for all layers, where that is little.
+
+    Otherwise XLA computes cosines and sines again for every head, wherever they are used.
+    """
+    if not spec.rotary_base or not block_sizes.keeps_turns(positions.size, head_width):
+        return positions
+    return rotary.turns(positions, head_width, spec.rotary_base)
 
 
 def _whole_rows(

@@ -16,6 +16,7 @@ from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import put
 from bpt_rl.ops.attention import split_heads
 from bpt_rl.ops.masks import Index, Slice
+from bpt_rl.ops.rotary import Turns
 from bpt_rl.ops.shards import Shards
 from bpt_rl.ops.transformer_block import BlockSpec, Projections
 
@@ -37,17 +38,22 @@ class Rows:
     """
 
     spec: BlockSpec
-    positions: Int[Array, "B T"]
+    positions: Int[Array, "B T"] | Turns
     block: int
     shards: Shards | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return jax.tree.leaves(self.positions)[0].shape[1]
+
     def keys_values(self, read: Reader, params: Projections) -> KeysValues:
         """Returns keys and values of whole rows, for the heads whose projections are given."""
-        B, T = self.positions.shape
         _, K, H = params.key.shape
         # Every number is written before it is read. Begun alike, the two would be one array to XLA, and then copies.
-        begun = read(Slice(0, 1)).ravel()
-        empty = lambda index: jnp.full((B, K, T, H), begun[index], jnp.dtype(self.spec.dtype))
+        begun = read(Slice(0, 1))
+        shape, dtype = (begun.shape[0], K, self.num_tokens, H), jnp.dtype(self.spec.dtype)
+        empty = lambda index: jnp.full(shape, begun.ravel()[index], dtype)
 
         def of_block(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             tokens = self.tokens(index)
@@ -84,15 +90,14 @@ class Rows:
 
     def whole_query(self, read: Reader, params: Projections) -> Float[Array, "B T N H"]:
         """Returns queries of whole rows."""
-        B, T = self.positions.shape
 
         def of_block(index: Array, query: Array) -> Array:
             tokens = self.tokens(index)
-            positions = masks.take(self.positions, tokens, axis=1)
-            part = block.project_query(read(tokens), params, positions, spec=self.spec)
+            part = block.project_query(read(tokens), params, self._positions(tokens), spec=self.spec)
             return put(query, part, tokens, axis=1)
 
-        empty = jnp.zeros((B, T, *params.query.shape[1:]), jnp.dtype(self.spec.dtype))
+        B = read(Slice(0, 1)).shape[0]
+        empty = jnp.zeros((B, self.num_tokens, *params.query.shape[1:]), jnp.dtype(self.spec.dtype))
         return self.each_block(of_block, empty)
 
     def query_backward(
@@ -103,7 +108,7 @@ class Rows:
         def of_block(index: Array, carry: tuple[Array, Projections]) -> tuple[Array, Projections]:
             d_x, d_params = carry
             tokens = self.tokens(index)
-            positions = masks.take(self.positions, tokens, axis=1)
+            positions = self._positions(tokens)
             project = lambda x, params: block.project_query(x, params, positions, spec=self.spec)
             _, vjp = jax.vjp(project, read(tokens), params)
             d_part, d_part_params = vjp(masks.take(d_query, tokens, axis=1))
@@ -113,15 +118,17 @@ class Rows:
 
     def query(self, x: Array, params: Projections, tokens: Slice) -> Float[Array, "B K G C H"]:
         """Returns queries of a block, heads first."""
-        query = block.project_query(x, params, masks.take(self.positions, tokens, axis=1), spec=self.spec)
+        query = block.project_query(x, params, self._positions(tokens), spec=self.spec)
         return split_heads(query, params.key.shape[1])
 
     def _key_value(
         self, x: Array, params: Projections, tokens: Slice
     ) -> tuple[Float[Array, "B K C H"], Float[Array, "B K C H"]]:
-        positions = masks.take(self.positions, tokens, axis=1)
-        key, value = block.project_key_value(x, params, positions, spec=self.spec)
+        key, value = block.project_key_value(x, params, self._positions(tokens), spec=self.spec)
         return jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
+
+    def _positions(self, tokens: Slice) -> Int[Array, "B C"] | Turns:
+        return jax.tree.map(lambda leaf: masks.take(leaf, tokens, axis=1), self.positions)
 
     def tokens(self, index: Index) -> Slice:
         """Returns which tokens a block holds."""
@@ -133,7 +140,7 @@ class Rows:
 
     def each_block(self, body: Callable[[Array, Carry], Carry], carry: Carry) -> Any:
         """Runs `body` for every block in turn."""
-        return jax.lax.fori_loop(0, self.positions.shape[1] // self.block, body, carry)
+        return jax.lax.fori_loop(0, self.num_tokens // self.block, body, carry)
 
     def overwrite(
         self,
@@ -155,7 +162,7 @@ class Rows:
         # Half a block of queries: the feed-forward's hidden units are the largest thing that a block holds.
         size = self.block // (1 + (self.block % 2 == 0))
         at = lambda index: Slice(index * size, size)
-        num_turns = self.positions.shape[1] // size
+        num_turns = self.num_tokens // size
         _, carry = jax.lax.fori_loop(0, num_turns, turn, (read(at(0), carry), carry))
         return carry
 

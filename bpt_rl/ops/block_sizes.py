@@ -22,6 +22,8 @@ SMALLEST, LARGEST = 32, 512
 SHORT = 256
 # Attention's output is kept without being asked for where that of all layers takes no more than so many bytes.
 OUTPUT_BYTES = 1 << 26
+# The angles of all tokens are computed once where they take no more than so many bytes.
+TURNS_BYTES = 1 << 24
 
 
 class Sizes(NamedTuple):
@@ -112,3 +114,13 @@ def saves_output(schedule: Schedule, *, stream_bytes: int, num_layers: int) -> b
     if schedule.save != "auto":
         return schedule.save == "output"
     return num_layers * stream_bytes <= OUTPUT_BYTES
+
+
+def keeps_turns(num_tokens: int, head_width: int) -> bool:
+    """Returns whether cosines and sines of so many tokens, of all rows, are kept for all layers."""
+    return turns_bytes(num_tokens, head_width) <= TURNS_BYTES
+
+
+def turns_bytes(num_tokens: int, head_width: int) -> int:
+    """Returns what cosines and sines of so many tokens take."""
+    return 8 * num_tokens * (head_width // 2)

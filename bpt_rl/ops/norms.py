@@ -3,12 +3,20 @@
 Ours, because Flax's modules mix types, which strict promotion refuses in bfloat16.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 EPSILON = 1e-6
 
 
+# The gradient needs no more of a norm than what went in; kept as a matrix, that would be there twice.
+_keeping_input = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@_keeping_input
 def rms_norm(x: Float[Array, "B T D"], scale: Float[Array, " D"]) -> Float[Array, "B T D"]:
     """Divides by the root mean square: x / sqrt(mean(x^2) + epsilon) * scale.
 
@@ -20,6 +28,7 @@ def rms_norm(x: Float[Array, "B T D"], scale: Float[Array, " D"]) -> Float[Array
     return (_divide(wide, mean_square) * scale[None]).astype(x.dtype).reshape(x.shape)
 
 
+@_keeping_input
 def layer_norm(
     x: Float[Array, "B T D"], scale: Float[Array, " D"], bias: Float[Array, " D"]
 ) -> Float[Array, "B T D"]:

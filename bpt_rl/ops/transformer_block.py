@@ -17,6 +17,7 @@ from bpt_rl.ops import dropout, norms, rotary
 from bpt_rl.ops.attention import attention
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Index, Mask, Slice
+from bpt_rl.ops.rotary import Turns
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}
 NORMS = ("rms", "layer")
@@ -212,7 +213,7 @@ def layer_keys(dropout_key: Key[Array, ""] | None, first_row: Index = 0) -> Laye
 def project_query(
     x: Float[Array, "B T D"],
     params: BlockParams | Projections,
-    positions: Int[Array, "B T"],
+    positions: Int[Array, "B T"] | Turns,
     *,
     spec: BlockSpec,
 ) -> Float[Array, "B T N H"]:
@@ -225,7 +226,7 @@ def project_query(
 def project_key_value(
     x: Float[Array, "B T D"],
     params: BlockParams | Projections,
-    positions: Int[Array, "B T"],
+    positions: Int[Array, "B T"] | Turns,
     *,
     spec: BlockSpec,
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:

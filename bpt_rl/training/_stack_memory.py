@@ -22,8 +22,8 @@ ONE_BLOCK, ONE_LAYER = 6, 1
 # Where devices share tokens, of whole rows on each: at the layers' moment, and at least, whatever heads are at a time.
 SHARED_ROWS, SHARED_LEAST = 1, 3
 # Under automatic differentiation, of a layer: as wide as the model, as wide as the feed-forward, of scores.
-VANILLA_WIDTH, VANILLA_HIDDEN, VANILLA_SCORES = 19, 6, 2
-CHUNKED_WIDTH, CHUNKED_HIDDEN = 19, 5.5
+VANILLA_WIDTH, VANILLA_HIDDEN, VANILLA_SCORES = 12, 6, 2
+CHUNKED_WIDTH, CHUNKED_HIDDEN = 12, 5.5
 # ... and of the layer whose turn it is.
 VANILLA_NOW, VANILLA_SCORES_NOW, CHUNKED_NOW, CHUNKED_SCORES_NOW = 14, 3, 22, 3
 # What one layer keeps, where it is the only one: the rest fuses into what uses it.
@@ -72,7 +72,7 @@ def _fused(size: StepSize) -> StackMemory:
     stream = B * T * D * size.number_bytes
     gradient = B * T * D * _narrow_bytes(size)
     firsts, others, attended = _inputs(size, B * T), _inputs_of_segment(size, B * T), _attended(size, B * T)
-    kept = stream + firsts + attended
+    kept = stream + firsts + attended + _turns(size, B * T)
     keys_values = 2 * B * share * T * group * H
     of_group = keys_values * size.number_bytes
     whole = kept + others + gradient + 4 * B * N * T + 4 * layer_parameters(size)
@@ -145,6 +145,13 @@ def _attended(size: StepSize, num_tokens: int) -> int:
     narrow = _narrow_bytes(size)
     number = narrow if size.number_bytes == narrow else narrow + 4
     return config.num_layers * num_tokens * (config.width * number + 4 * config.num_heads)
+
+
+def _turns(size: StepSize, num_tokens: int) -> int:
+    """Of the angles of all tokens, where they are kept."""
+    H = size.backbone.width // size.backbone.num_heads
+    is_kept = size.backbone.rotary_base and block_sizes.keeps_turns(num_tokens, H)
+    return block_sizes.turns_bytes(num_tokens, H) if is_kept else 0
 
 
 def _keeps_output(size: StepSize, num_tokens: int) -> bool:

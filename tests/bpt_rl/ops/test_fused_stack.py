@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bpt_rl.ops import block_sizes
+from bpt_rl.ops import block_sizes, rotary
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
@@ -66,6 +66,26 @@ QUICK = ("input", "output", "heads one by one", "segments", "offloaded")
 )
 def test_every_saving_policy_equals_vanilla_in_value_and_gradient(policy):
     assert layers.differences(run_stack(POLICIES[policy]), run_stack(Schedule("vanilla"))).max() < 1e-5
+
+
+def test_angles_are_the_same_block_by_block_where_there_are_too_many_to_keep(monkeypatch):
+    kept = block_sizes.turns_bytes(B * T, D // N)
+    assert kept == 2 * 4 * B * T * (D // N // 2)
+    asked = []
+    plain = rotary.turns
+    monkeypatch.setattr(
+        rotary, "turns", lambda *arguments: asked.append(arguments[0].shape[1]) or plain(*arguments)
+    )
+    run_stack.cache_clear()
+    together = run_stack(SMALL_BLOCKS)
+    padded = -(-T // SMALL_BLOCKS.query_block) * SMALL_BLOCKS.query_block
+    assert asked == [padded]
+    monkeypatch.setattr(block_sizes, "TURNS_BYTES", kept - 1)
+    run_stack.cache_clear()
+    apart = run_stack(SMALL_BLOCKS)
+    assert set(asked[1:]) == {SMALL_BLOCKS.query_block}
+    run_stack.cache_clear()
+    assert layers.differences(apart, together).max() < 1e-6
 
 
 @pytest.mark.parametrize("policy", ["input", pytest.param("segments, output, heads", marks=pytest.mark.slow)])

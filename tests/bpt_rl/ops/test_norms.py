@@ -54,3 +54,11 @@ def test_gradients_of_a_token_of_zeros_are_finite():
     zeros = jnp.zeros((1, 1, 7))
     for norm in (lambda x: norms.rms_norm(x, scale), lambda x: norms.layer_norm(x, scale, bias)):
         assert np.isfinite(jax.grad(lambda x, norm=norm: norm(x).sum())(zeros)).all()
+
+
+def test_the_gradient_keeps_no_more_than_what_went_in():
+    x, scale, bias = _inputs()
+    for norm, *params in ((norms.rms_norm, scale), (norms.layer_norm, scale, bias)):
+        _, gradient = jax.vjp(norm, x, *params)
+        kept = sum(leaf.size for leaf in jax.tree.leaves(gradient))
+        assert kept <= x.size + sum(param.size for param in params)

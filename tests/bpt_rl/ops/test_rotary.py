@@ -36,6 +36,15 @@ def test_position_zero_and_base_zero_change_nothing_and_an_odd_component_stays()
     np.testing.assert_allclose((turned**2).sum(-1), (x**2).sum(-1), rtol=1e-5)
 
 
+def test_angles_that_are_computed_beforehand_turn_alike_and_float32_whatever_the_input():
+    for width in (6, 5):
+        x, positions = jax.random.normal(jax.random.key(0), (1, 3, 2, width)), _positions(4, 0, 70_001)
+        turns = jax.jit(rotary.turns, static_argnums=(1, 2))(positions, width, 300.0)
+        assert turns.cosine.shape == turns.sine.shape == (1, 3, width // 2)
+        assert turns.cosine.dtype == jnp.float32
+        np.testing.assert_array_equal(rotate(x, turns, 300.0), rotate(x, positions, 300.0))
+
+
 def _scores(query, key, query_positions, key_positions):
     turned = (rotate(query, query_positions, 10000.0), rotate(key, key_positions, 10000.0))
     return np.einsum("btnh,bsnh->bnts", *(np.asarray(x, np.float32) for x in turned))
