@@ -151,7 +151,8 @@ def decode_costs(
     import jax.numpy as jnp
 
     for tokens in lengths:
-        policy = _policy(size, "step", num_episodes=1, max_episode_steps=tokens + 1000, cache=cache)
+        capacity = tokens + calls_per_run * (repeats + 1)
+        policy = _policy(size, "step", num_episodes=1, max_episode_steps=capacity, cache=cache)
         device = policy._on_device
         caches = [_filled(device.empty(1), tokens)]
         lines, reset, key = (
@@ -173,11 +174,13 @@ def decode_costs(
             calls["sum"] = lambda: add_up(copies).block_until_ready()  # noqa: B023
         if tokens <= MOST_RECOMPUTED:
             calls["recompute"] = _recompute(policy, tokens)
-        for name in calls.keys() - {"recompute"}:
-            calls[name] = _several(calls[name], calls_per_run)
+        short = [name for name in calls if name != "recompute"]
+        calls |= {name: _several(calls[name], calls_per_run) for name in short}
         seconds = interleaved_seconds(calls, repeats=repeats)
-        each = {name: _per_call(all_, calls_per_run) for name, all_ in seconds.items()}
-        yield DecodeCost(tokens, cache, num_bytes, each["decode"], each.get("sum"), seconds.get("recompute"))
+        seconds |= {name: _divided(seconds[name], calls_per_run) for name in short}
+        yield DecodeCost(
+            tokens, cache, num_bytes, seconds["decode"], seconds.get("sum"), seconds.get("recompute")
+        )
 
 
 def rollout_cost(
@@ -215,7 +218,7 @@ def rollout_cost(
         tokens=position * num_tokens,
         cache=cache,
         cache_bytes=sum(layer.num_bytes for layer in state.device.layers),
-        act=_per_call(seconds["act"], rows),
+        act=_divided(seconds["act"], rows),
         recompute=seconds["recompute"],
         recompute_tokens=recompute_tokens,
     )
@@ -241,7 +244,7 @@ def window_costs(
         state.device = _filled(state.device, tokens)
         act = _acting(policy, state, np.random.default_rng(0), active)
         seconds = interleaved_seconds({"act": _several(act, calls_per_run)}, repeats=repeats)["act"]
-        yield WindowCost(window, layout, cache, _per_call(seconds, calls_per_run))
+        yield WindowCost(window, layout, cache, _divided(seconds, calls_per_run))
 
 
 def interleaved_seconds(calls: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, Seconds]:
@@ -260,7 +263,7 @@ def _several(call: Callable[[], Any], number: int) -> Callable[[], Any]:
     return lambda: [call() for _ in range(number)]
 
 
-def _per_call(seconds: Seconds, number: int) -> Seconds:
+def _divided(seconds: Seconds, number: int) -> Seconds:
     return Seconds(*(value / number for value in seconds))
 
 

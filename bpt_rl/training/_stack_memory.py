@@ -72,7 +72,7 @@ def _fused(size: StepSize) -> StackMemory:
     stream = B * T * D * size.number_bytes
     gradient = B * T * D * _narrow_bytes(size)
     firsts, others, attended = _inputs(size, B * T), _inputs_of_segment(size, B * T), _attended(size, B * T)
-    kept = stream + firsts + attended + _turns(size, B * T)
+    kept = stream + firsts + attended + _turns(size, B * T, H)
     keys_values = 2 * B * share * T * group * H
     of_group = keys_values * size.number_bytes
     whole = kept + others + gradient + 4 * B * N * T + 4 * layer_parameters(size)
@@ -147,11 +147,13 @@ def _attended(size: StepSize, num_tokens: int) -> int:
     return config.num_layers * num_tokens * (config.width * number + 4 * config.num_heads)
 
 
-def _turns(size: StepSize, num_tokens: int) -> int:
-    """Of the angles of all tokens, where they are kept."""
-    H = size.backbone.width // size.backbone.num_heads
-    is_kept = size.backbone.rotary_base and block_sizes.keeps_turns(num_tokens, H)
-    return block_sizes.turns_bytes(num_tokens, H) if is_kept else 0
+def _turns(size: StepSize, num_tokens: int, head_width: int) -> int:
+    """Of the angles of a device's tokens, where those of all that share the rows are kept."""
+    if not size.backbone.rotary_base or not block_sizes.keeps_turns(
+        num_tokens * size.num_sharing, head_width
+    ):
+        return 0
+    return block_sizes.turns_bytes(num_tokens, head_width)
 
 
 def _keeps_output(size: StepSize, num_tokens: int) -> bool:

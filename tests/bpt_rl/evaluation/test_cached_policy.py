@@ -189,9 +189,9 @@ def test_queries_that_share_a_cached_key_are_those_of_a_step_and_a_group(layout,
 
 
 def test_a_single_query_goes_through_the_cache_in_lanes_and_is_compiled_for_it(monkeypatch):
-    """A context of 16 slots is two blocks."""
-    monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 8)
-    monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 8)
+    """A context of 25 slots is two blocks of two lanes."""
+    monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 16)
+    monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 16)
     attend, jit, lanes, options = cached_attention.attend, jax.jit, [], {}
 
     def spy_on_attend(*arguments, in_lanes, **others):
@@ -208,8 +208,9 @@ def test_a_single_query_goes_through_the_cache_in_lanes_and_is_compiled_for_it(m
     with monkeypatch.context() as patch:
         patch.setattr(cached_attention, "attend", spy_on_attend)
         patch.setattr(jax, "jit", spy_on_jit)
-        recording = _play(reader, model)
-    assert recording.state.device.layers[0].key.shape[0] == 2
+        recording = _play(reader, model, capacity=24)
+    blocks, *_, slots = recording.state.device.layers[0].key.shape
+    assert (blocks, slots) == (2, 2 * key_value_cache.SLOTS_PER_LANE)
     assert set(lanes) == {True}
     assert options["decode"].items() > cached_attention.LANE_OPTIONS.items()
     assert not options["prefill"].items() & cached_attention.LANE_OPTIONS.items()

@@ -10,14 +10,14 @@ import pytest
 from bpt_rl.ops import cached_attention, key_value_cache
 
 B, K, G, H = 3, 2, 3, 6
-TOKENS = 60
+TOKENS = 120
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    """Blocks of eight slots, so that a few tokens fill several."""
-    monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 8)
+    """Blocks of sixteen slots, two lanes, so that a few tokens fill several."""
+    monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 16)
+    monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 16)
 
 
 def _plain(query, keys, values, window):
@@ -60,6 +60,7 @@ def _largest_difference(cache, T, window, *, in_lanes=False):
     for query, key, value, is_valid in _calls(T):
         arrays = map(jnp.asarray, (query, key, value, is_valid))
         attended, cache = _step(cache, *arrays, window=window, in_lanes=in_lanes)
+        assert np.isfinite(attended).all()  # Also of rows that have seen nothing.
         for row, column in np.argwhere(is_valid):
             keys[row].append(key[row, column])
             values[row].append(value[row, column])
@@ -71,11 +72,12 @@ def _largest_difference(cache, T, window, *, in_lanes=False):
 
 
 @pytest.mark.parametrize("in_lanes", [False, True])
-@pytest.mark.parametrize(("T", "window"), [(1, 0), (4, 0), (1, 3), (4, 9)])
+@pytest.mark.parametrize(("T", "window"), [(1, 0), (4, 0), (1, 20), (4, 25)])
 def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window, in_lanes):
     """With a window the rings come round."""
     cache = key_value_cache.empty(B, K, H, capacity=TOKENS, window=window, dtype="float32")
     assert cache.key.shape[0] == (2 if window else 8)
+    assert cache.key.shape[4] // key_value_cache.SLOTS_PER_LANE == 2
     largest, cache = _largest_difference(cache, T, window, in_lanes=in_lanes)
     assert largest < 2e-6
     if window:
@@ -131,17 +133,18 @@ def test_narrow_types_take_fewer_bytes_and_move_the_result_a_little(dtype, num_b
     assert 1e-4 < largest < tolerance
 
 
-def test_blocks_that_hold_nothing_are_not_read():
+@pytest.mark.parametrize("in_lanes", [False, True])
+def test_blocks_that_hold_nothing_are_not_read(in_lanes):
     cache = key_value_cache.empty(1, K, H, capacity=63, window=0, dtype="float32")
-    assert cache.key.shape[0] == 8
+    assert cache.key.shape[0] == 4
     rng = np.random.default_rng(0)
     poisoned = cache._replace(key=cache.key.at[2:].set(jnp.nan), value=cache.value.at[2:].set(jnp.nan))
     query, key = (
         jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((1, K, G, 1, H), (1, 1, K, H))
     )
-    for length, is_read in ((14, False), (16, True)):
+    for length, is_read in ((30, False), (32, True)):
         state = poisoned._replace(length=jnp.asarray([length], jnp.int32))
-        attended, _ = _step(state, query, key, key, jnp.ones((1, 1), bool), window=0)
+        attended, _ = _step(state, query, key, key, jnp.ones((1, 1), bool), window=0, in_lanes=in_lanes)
         assert bool(jnp.isnan(attended).any()) == is_read
 
 
@@ -149,7 +152,7 @@ def test_a_ring_refuses_more_tokens_than_it_has_room_for():
     cache = key_value_cache.empty(1, K, H, capacity=100, window=5, dtype="float32")
     query = jnp.zeros((1, K, G, 13, H))
     with pytest.raises(
-        ValueError, match="a ring of 16 slots for a window of 5 takes at most 12 tokens a call, got 13"
+        ValueError, match="a ring of 12 slots for a window of 5 takes at most 8 tokens a call, got 13"
     ):
         cached_attention.attend(query, cache, cache.length, window=5)
 
@@ -185,6 +188,23 @@ def test_what_is_not_finite_is_not_made_finite_by_keeping_it(dtype):
     seen = cached_attention.attend(jnp.ones((1, K, G, 1, H)), cache, jnp.zeros(1, jnp.int32), window=0)
     assert np.isfinite(seen[0, 0]).all()
     assert np.isnan(seen[0, 1]).any()
+
+
+def test_lanes_hold_no_product_of_matrices_and_nothing_else_does_without():
+    cache = key_value_cache.empty(1, K, H, capacity=63, window=0, dtype="float32")
+    query, offset = jnp.ones((1, K, 1, 1, H)), jnp.zeros(1, jnp.int32)
+    for in_lanes in (False, True):
+        attend = functools.partial(cached_attention.attend, window=0, in_lanes=in_lanes)
+        text = str(jax.make_jaxpr(attend)(query, cache, offset))
+        assert text.count("dot_general[") == (0 if in_lanes else 2)
+
+
+def test_a_row_that_has_seen_nothing_gets_zeros_in_lanes():
+    cache = key_value_cache.empty(1, K, H, capacity=100, window=20, dtype="float32")
+    assert cache.key.shape[0] > 1
+    query = jnp.ones((1, K, 1, 1, H))
+    seen = cached_attention.attend(query, cache, jnp.zeros(1, jnp.int32), window=20, in_lanes=True)
+    np.testing.assert_array_equal(seen, jnp.zeros_like(query))
 
 
 def test_lanes_are_for_a_single_query_and_compiled_with_options_that_this_xla_has(monkeypatch):

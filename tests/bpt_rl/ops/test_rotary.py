@@ -36,9 +36,9 @@ def test_position_zero_and_base_zero_change_nothing_and_an_odd_component_stays()
     np.testing.assert_allclose((turned**2).sum(-1), (x**2).sum(-1), rtol=1e-5)
 
 
-def test_angles_that_are_computed_beforehand_turn_alike_and_float32_whatever_the_input():
-    for width in (6, 5):
-        x, positions = jax.random.normal(jax.random.key(0), (1, 3, 2, width)), _positions(4, 0, 70_001)
+def test_angles_that_are_computed_beforehand_are_float32_and_turn_alike():
+    for width, dtype in ((6, jnp.float32), (5, jnp.float32), (6, jnp.bfloat16)):
+        x, positions = jax.random.normal(jax.random.key(0), (1, 3, 2, width), dtype), _positions(4, 0, 70_001)
         turns = jax.jit(rotary.turns, static_argnums=(1, 2))(positions, width, 300.0)
         assert turns.cosine.shape == turns.sine.shape == (1, 3, width // 2)
         assert turns.cosine.dtype == jnp.float32
