@@ -171,7 +171,8 @@ def _largest_difference(recording, reader, model, context_of):
 
 
 @pytest.mark.parametrize(
-    ("layout", "taps", "actions"), [("step", 0, FIVE_ARMS), ("interleaved", 8, TWO_JOINTS)]
+    ("layout", "taps", "actions"),
+    [pytest.param("step", 0, FIVE_ARMS, marks=pytest.mark.slow), ("interleaved", 8, TWO_JOINTS)],
 )
 def test_cached_equals_recomputed_across_re_prefills_with_rows_out_of_phase(layout, taps, actions):
     reader = _reader(layout, actions)

@@ -53,7 +53,8 @@ def test_layers_start_different_and_are_applied_in_order_with_keys_of_their_own(
     np.testing.assert_allclose(stack(x, context)[0], np.asarray(x) * np.prod(factors), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [pytest.param("vanilla", marks=pytest.mark.slow), "blockwise"])
+@pytest.mark.parametrize("name", ["vanilla", "blockwise"])
+@pytest.mark.slow
 def test_the_way_of_a_kind_of_layer_through_whole_rows_equals_the_scan(name):
     """In value and gradient, with a dropout key of its own for every layer."""
     config = BackboneConfig(
