@@ -170,6 +170,7 @@ def _trained(model, tokens):
     return model
 
 
+@pytest.mark.slow
 def test_a_model_trained_under_one_schedule_is_the_same_model_under_another():
     tokens = _tokens(PACKED)
     rates = {"attention_dropout": 0.2, "residual_dropout": 0.1, "embedding_dropout": 0.1}

@@ -98,6 +98,7 @@ def test_differences_are_relative_to_the_largest_value_and_below_float32_to_vani
     assert rounded == pytest.approx({"b": 1.5, "m": 2.0})
 
 
+@pytest.mark.slow
 def test_a_schedule_agrees_with_vanilla_on_a_small_case(make_job, monkeypatch):
     monkeypatch.setattr(exactness, "CASES", {"small": exactness.Case(num_tokens=17, blocks=(8, 4))})
     (row,) = exactness.measure(make_job(policies=["vanilla", "memory_efficient"]))
