@@ -90,10 +90,7 @@ def empty(
     num_blocks, block = _cut(capacity + 1, num_rows * num_heads * head_width)
     if 0 < window < num_blocks * block:
         num_blocks, block = _cut(window + MOST_TOKENS - 1, num_rows * num_heads * head_width)
-    shape = (num_blocks, num_rows, num_heads)
-    zeros = lambda: jnp.zeros((*shape, head_width, block), jnp.dtype(KEPT_AS[dtype]))
-    scale = lambda: jnp.zeros((*shape, block), jnp.float32) if dtype == "int8" else None
-    return KeyValueCache(zeros(), zeros(), scale(), scale(), jnp.zeros(num_rows, jnp.int32))
+    return _zeros((num_blocks, num_rows, num_heads, head_width, block), dtype)
 
 
 def _cut(num_slots: int, numbers_per_slot: int) -> tuple[int, int]:
@@ -107,11 +104,15 @@ def _cut(num_slots: int, numbers_per_slot: int) -> tuple[int, int]:
 
 def recast(cache: KeyValueCache, dtype: str) -> KeyValueCache:
     """Returns an empty cache of the same size that keeps another of the types `KEPT_AS`."""
-    zeros = lambda x: jnp.zeros(x.shape, jnp.dtype(KEPT_AS[dtype]))
-    scales = cache.key.shape[:3] + cache.key.shape[4:]
-    scale = lambda: jnp.zeros(scales, jnp.float32) if dtype == "int8" else None
-    length = jnp.zeros_like(cache.length)
-    return KeyValueCache(zeros(cache.key), zeros(cache.value), scale(), scale(), length)
+    return _zeros(cache.key.shape, dtype)
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> KeyValueCache:
+    """Returns an empty cache; `shape` is that of its keys."""
+    C, B, K, _, S = shape
+    numbers = lambda: jnp.zeros(shape, jnp.dtype(KEPT_AS[dtype]))
+    scales = lambda: jnp.zeros((C, B, K, S), jnp.float32) if dtype == "int8" else None
+    return KeyValueCache(numbers(), numbers(), scales(), scales(), jnp.zeros(B, jnp.int32))
 
 
 def append(

@@ -7,6 +7,7 @@ import pytest
 
 from bpt_rl.data.config import ContextConfig
 from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.ops import block_sizes
 from bpt_rl.ops.config import Schedule
 from bpt_rl.training.memory import estimate
 from bpt_rl.training.step_size import BatchSize, StepSize
@@ -64,6 +65,16 @@ def test_every_option_that_saves_memory_saves_it_in_the_estimate_too():
     four_rows = replace(LONG, batch=BatchSize(4, 8192, context=8, batch_steps=32768))
     parts = replace(four_rows, batch=replace(four_rows.batch, accumulate=4))
     assert _peak(parts) < 0.6 * _peak(four_rows)
+
+
+def test_angles_count_where_the_stack_keeps_those_of_all_devices(monkeypatch):
+    whole = block_sizes.turns_bytes(32768, 64 // 8)
+    assert whole == STREAM / 8
+    for size, share in ((LONG, 1), (_scheduled(devices=2), 2)):
+        monkeypatch.setattr(block_sizes, "TURNS_BYTES", whole)
+        kept = _peak(size)
+        monkeypatch.setattr(block_sizes, "TURNS_BYTES", whole - 1)
+        assert kept - _peak(size) == whole / share
 
 
 def test_vanilla_keeps_scores_of_all_pairs_and_the_chunks_of_rabe_and_staats_do_not():
