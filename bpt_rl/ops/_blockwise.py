@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from bpt_rl.ops import masks
 from bpt_rl.ops._block_pairs import UNSEEN, Blocks, Part, Sight, add, each_part, put, put_part, take, visit
+from bpt_rl.ops._products import einsum
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Index, Mask, Slice
 
@@ -99,13 +100,13 @@ def attend_block(
 
         def fold(sight: Sight, here: _Forward, keys: Slice, carry: Carry, keys_from: Index | None) -> Carry:
             sofar, nothing = carry
-            scores = _einsum("RKSH,RKHGT->RKSGT", take(key, part, keys), here.query) * scale
+            scores = einsum("RKSH,RKHGT->RKSGT", take(key, part, keys), here.query) * scale
             scores = sight.hide(scores, keys, keys_from)
             peak = jnp.maximum(sofar.peak, scores.max(axis=2))
             weights, rescale = jnp.exp(scores - peak[:, :, None]), jnp.exp(sofar.peak - peak)
             mass = sofar.mass * rescale + weights.sum(axis=2)
             kept = sight.drop(weights, keys).astype(query.dtype)
-            gain = _einsum("RKSH,RKSGT->RKHGT", take(value, part, keys), kept)
+            gain = einsum("RKSH,RKSGT->RKHGT", take(value, part, keys), kept)
             return _Fold(peak, mass, sofar.value * rescale[:, :, None] + gain), nothing
 
         done, _ = visit(sight, key.shape[2], blocks, fold, here, (_nothing_seen(here.query), ()))
@@ -159,14 +160,14 @@ def attend_block_backward(
         def fold(sight: Sight, here: _Backward, keys: Slice, carry: Carry, keys_from: Index | None) -> Carry:
             d_query, (d_key, d_value) = carry
             part_key, part_value = take(key, part, keys), take(value, part, keys)
-            scores = _einsum("RKSH,RKHGT->RKSGT", part_key, here.query_last) * scale
+            scores = einsum("RKSH,RKHGT->RKSGT", part_key, here.query_last) * scale
             weights = jnp.exp(sight.hide(scores, keys, keys_from) - here.log_sum_exp)
-            d_weights = sight.drop(_einsum("RKSH,RKHGT->RKSGT", part_value, here.d_out_last), keys)
+            d_weights = sight.drop(einsum("RKSH,RKHGT->RKSGT", part_value, here.d_out_last), keys)
             d_scores = (weights * (d_weights - here.delta) * scale).astype(query.dtype)
             weights = sight.drop(weights, keys).astype(query.dtype)
-            d_query = d_query + _einsum("RKSH,RKSGT->RKHGT", part_key, d_scores)
-            d_key = add(d_key, _einsum("RKSGT,RKGTH->RKSH", d_scores, here.query), part, keys)
-            d_value = add(d_value, _einsum("RKSGT,RKGTH->RKSH", weights, here.d_out), part, keys)
+            d_query = d_query + einsum("RKSH,RKSGT->RKHGT", part_key, d_scores)
+            d_key = add(d_key, einsum("RKSGT,RKGTH->RKSH", d_scores, here.query), part, keys)
+            d_value = add(d_value, einsum("RKSGT,RKGTH->RKSH", weights, here.d_out), part, keys)
             return d_query, (d_key, d_value)
 
         empty = jnp.zeros(here.query_last.shape, jnp.float32)
@@ -274,10 +275,3 @@ def _finish(done: _Fold) -> tuple[Float[Array, "R K H G T"], Float[Array, "R K G
     mass = jnp.where(saw_none, jnp.float32(1), done.mass)
     attended = jnp.where(saw_none[:, :, None], jnp.float32(0), done.value / mass[:, :, None])
     return attended, jnp.where(saw_none, jnp.float32(0), done.peak + jnp.log(mass))
-
-
-def _einsum(letters: str, left: Array, right: Array) -> Array:
-    if jax.default_backend() == "cpu":
-        # XLA's CPU backend widens bfloat16 itself, but not in products of every order of axes: those it refuses.
-        left, right = left.astype(jnp.float32), right.astype(jnp.float32)
-    return jnp.einsum(letters, left, right, preferred_element_type=jnp.float32)

@@ -142,8 +142,7 @@ class Layer:
         """
         B, T, _ = d_y.shape
         K, G = self.params.key.shape[1], self.params.query.shape[1] // self.params.key.shape[1]
-        # Transposed, the gradient of the widest matrix is a product that CPUs are faster at.
-        params = _transpose_out(block.rest(self.params))
+        params = block.transpose_out(block.rest(self.params))
 
         def read_both(tokens: Slice, carry: Carry) -> tuple[Array, Array]:
             return masks.take(carry[0], tokens, axis=1), _take_value(carry[1], slot, tokens)
@@ -151,7 +150,9 @@ class Layer:
         def of_block(tokens: Slice, parts: tuple[Array, Array], carry: Carry) -> Carry:
             d_x, attended, delta, d_params = carry
             d_out, value = parts
-            finish = lambda x, value, params: self._finish_block(x, value, _transpose_out(params), tokens)
+            finish = lambda x, value, params: self._finish_block(
+                x, value, block.transpose_out(params), tokens
+            )
             _, vjp = jax.vjp(finish, read(tokens), value, params)
             d_part, d_value, d_part_params = vjp(d_out)
             wide = (value.astype(jnp.float32), d_value.astype(jnp.float32))
@@ -168,7 +169,7 @@ class Layer:
         d_x, attended, delta, d_params = self.rows.overwrite(
             read_both, of_block, (d_y, attended, delta, d_params)
         )
-        return d_x, attended, delta, _transpose_out(d_params)
+        return d_x, attended, delta, block.transpose_out(d_params)
 
     def attend_backward(
         self,
@@ -299,10 +300,6 @@ class Layer:
             key=at(d_params.key, d_group.key, heads),
             value=at(d_params.value, d_group.value, heads),
         )
-
-
-def _transpose_out(params: Rest) -> Rest:
-    return params._replace(ffn_out=params.ffn_out.T)
 
 
 def empty_attended(x: Float[Array, "B T D"], params: BlockParams, num_saved: int) -> Attended:

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, block_sizes, masks, rotary, shards
+from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, _short_rows, block_sizes, masks, rotary, shards
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import put
 from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops._fused_layer import Attended, Layer
 from bpt_rl.ops._plan import Plan, plan_of
-from bpt_rl.ops._rows import Reader, Rows
+from bpt_rl.ops._rows import Given, Reader, Rows
 from bpt_rl.ops._saved_inputs import Store
 from bpt_rl.ops.attention import pad_queries
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -34,16 +34,6 @@ from bpt_rl.ops.shards import ROWS, TOKENS, WHOLE
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, Projections, Rest
 
 Carry: TypeAlias = Any
-
-
-class Given(NamedTuple):
-    """What all layers are given, and nothing flows back to."""
-
-    mask: Mask
-    positions: Int[Array, "B T"] | Turns
-    dropout_keys: Key[Array, " layers"] | None
-    first_row: Int[Array, ""]
-    whole_rows: WholeRows | None
 
 
 class Work(NamedTuple):
@@ -104,7 +94,12 @@ def _stack(
     spec: BlockSpec,
 ) -> Float[Array, "B T D"]:
     """Returns the stack's output of some rows, whose tokens all devices share; `first_row` is the first of them."""
-    T = x.shape[1]
+    (B, T, _), (num_layers, _, N, H) = x.shape, params.query.shape
+    first_row = jnp.asarray(first_row, jnp.int32)
+    rows = block_sizes.choose_rows(spec.schedule, rows=B, num_heads=N, num_tokens=T, num_layers=num_layers)
+    if rows:
+        given = Given(mask, _turned(spec, positions, H), dropout_keys, first_row)
+        return _short_rows.stack(x, params, given, spec=spec, rows=rows)
     plan = plan_of(spec, x, params)
     shared = plan.shards
     padding = -T % (plan.blocks.query if shared is None else shared.num_tokens)
@@ -113,13 +108,7 @@ def _stack(
         positions = jnp.pad(positions, ((0, 0), (0, padding)))
         mask = _pad(mask, padding)
     whole_rows = _whole_rows(spec, x, params, mask, dropout_keys)
-    given = Given(
-        mask,
-        _turned(spec, positions, params.query.shape[3]),
-        dropout_keys,
-        jnp.asarray(first_row, jnp.int32),
-        whole_rows,
-    )
+    given = Given(mask, _turned(spec, positions, H), dropout_keys, first_row, whole_rows)
     if shared is None:
         y: Array = _fused(plan, x, params, given)
         return y[:, :T]

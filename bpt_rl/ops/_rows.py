@@ -5,17 +5,18 @@ Shapes: as in `transformer_block`; C tokens of a block.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from bpt_rl.ops import masks
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import put
+from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops.attention import split_heads
-from bpt_rl.ops.masks import Index, Slice
+from bpt_rl.ops.masks import Index, Mask, Slice
 from bpt_rl.ops.rotary import Turns
 from bpt_rl.ops.shards import Shards
 from bpt_rl.ops.transformer_block import BlockSpec, Projections
@@ -24,6 +25,16 @@ Carry: TypeAlias = Any
 # Returns some tokens of a layer's input.
 Reader: TypeAlias = Callable[[Slice], Array]
 KeysValues: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
+
+
+class Given(NamedTuple):
+    """What all layers are given, and nothing flows back to."""
+
+    mask: Mask
+    positions: Int[Array, "B T"] | Turns
+    dropout_keys: Key[Array, " layers"] | None
+    first_row: Int[Array, ""]
+    whole_rows: WholeRows | None = None
 
 
 @dataclass(frozen=True)

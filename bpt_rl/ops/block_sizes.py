@@ -5,6 +5,8 @@ half a MiB of them does. A blockwise layer takes few heads at a time and long bl
 query heads of a group) by 256 keys, and as many heads and rows as fit beside that. Rows of 129 to
 256 tokens are cut in two, so that the half above the diagonal is not computed. The diagonal is cut once more, in tiles
 of half a block, also where there is one block only.
+Where the scores of a whole row fit, for all heads, a block is some whole rows instead, and the layer's input all that
+is kept: up to 512 tokens of them. Half as many are as fast, twice as many slower, as they leave the second-level cache.
 Memory-efficient attention takes all heads at a time, and square blocks of as many keys as fit (128 with 8 heads).
 Elsewhere matrix units want more work at a time: all heads, 512 queries by 512 keys.
 
@@ -69,6 +71,39 @@ def choose_sizes(
     is_cut = queries > SHORT or query < queries
     tile = query // 2 if is_diagonal and is_cut and query % 2 == query % key == 0 else 0
     return Sizes(query, key, _most(rows, one * heads) if heads == kv_heads else 1, heads, tile)
+
+
+def choose_rows(schedule: Schedule, *, rows: int, num_heads: int, num_tokens: int, num_layers: int) -> int:
+    """Returns how many whole rows a block holds where rows are short; 0 where rows are cut into blocks.
+
+    On a CPU, where nobody asked for other blocks or for more of a layer, or less, to be kept than its input.
+
+    Args:
+        schedule: how the stack is computed.
+        rows: B.
+        num_heads: N.
+        num_tokens: T.
+        num_layers: of the stack.
+    """
+    row_bytes = num_heads * num_tokens**2 * 4
+    if jax.default_backend() != "cpu" or row_bytes > SCORE_BYTES or not _keeps_inputs(schedule, num_layers):
+        return 0
+    most = max(1, min(LARGEST // num_tokens, SCORE_BYTES // row_bytes, rows))
+    # As few rows as possible are added to come out even; half a block is nearly as good as a whole one.
+    return min(range(most, most // 2, -1), key=lambda size: -rows % size)
+
+
+def _keeps_inputs(schedule: Schedule, num_layers: int) -> bool:
+    """Returns whether a schedule leaves the blocks to the rule, and keeps layers' inputs as they are."""
+    return (
+        schedule.name == "blockwise"
+        and schedule.save != "output"
+        and schedule.saved_type == "compute"
+        and not schedule.offload
+        and not (schedule.query_block or schedule.key_block or schedule.heads_at_once)
+        and (not schedule.segment_layers or schedule.segment_layers >= num_layers)
+        and schedule.devices == 1
+    )
 
 
 def choose(schedule: Schedule, *, num_heads: int, num_queries: int, num_keys: int) -> tuple[int, int]:

@@ -105,6 +105,11 @@ def rest(params: BlockParams) -> Rest:
     return Rest(*(getattr(params, name) for name in Rest._fields))
 
 
+def transpose_out(params: Rest) -> Rest:
+    """Returns the parameters with the feed-forward's last matrix transposed: CPUs are faster at its gradient then."""
+    return params._replace(ffn_out=params.ffn_out.T)
+
+
 def transformer_block(
     x: Float[Array, "B T D"],
     params: BlockParams,
@@ -218,8 +223,8 @@ def project_query(
     spec: BlockSpec,
 ) -> Float[Array, "B T N H"]:
     """Returns rotated queries of some tokens."""
-    normed = _norm(x, params.norm1_scale, params.norm1_bias)
-    query = _linear(normed, params.query)
+    normed = norm(x, params.norm1_scale, params.norm1_bias)
+    query = linear(normed, params.query)
     return rotary.rotate(query, positions, spec.rotary_base)
 
 
@@ -231,8 +236,8 @@ def project_key_value(
     spec: BlockSpec,
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Returns rotated keys, and values, of some tokens."""
-    normed = _norm(x, params.norm1_scale, params.norm1_bias)
-    key, value = _linear(normed, params.key), _linear(normed, params.value)
+    normed = norm(x, params.norm1_scale, params.norm1_bias)
+    key, value = linear(normed, params.key), linear(normed, params.value)
     return rotary.rotate(key, positions, spec.rotary_base), value
 
 
@@ -257,16 +262,16 @@ def finish_block(
     """
     N, H, D = params.output.shape
     joined = attended.astype(x.dtype).reshape(*attended.shape[:2], N * H)
-    branch = _linear(joined, params.output.reshape(N * H, D))
+    branch = linear(joined, params.output.reshape(N * H, D))
     x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens, keys.first_row)
-    normed = _norm(x, params.norm2_scale, params.norm2_bias)
-    hidden = _linear(normed, params.ffn_in) + params.ffn_in_bias.astype(x.dtype)[None, None]
+    normed = norm(x, params.norm2_scale, params.norm2_bias)
+    hidden = linear(normed, params.ffn_in) + params.ffn_in_bias.astype(x.dtype)[None, None]
     hidden = ACTIVATIONS[spec.activation](hidden)
-    branch = _linear(hidden, params.ffn_out) + params.ffn_out_bias.astype(x.dtype)[None, None]
+    branch = linear(hidden, params.ffn_out) + params.ffn_out_bias.astype(x.dtype)[None, None]
     return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens, keys.first_row)
 
 
-def _linear(x: Float[Array, "B T I"], kernel: Float[Array, "I *O"]) -> Float[Array, "B T *O"]:
+def linear(x: Float[Array, "B T I"], kernel: Float[Array, "I *O"]) -> Float[Array, "B T *O"]:
     """Multiplies in the compute type, as one matrix: XLA's CPU backend is slow at the gradient of batched products."""
     B, T, width = x.shape
     flat = x.reshape(B * T, width) @ kernel.astype(x.dtype).reshape(width, -1)
@@ -285,7 +290,8 @@ def _drop(
     return dropout.residual_dropout(branch, key, rate, tokens, first_row=first_row)
 
 
-def _norm(
+def norm(
     x: Float[Array, "B T D"], scale: Float[Array, " D"], bias: Float[Array, " D"] | None
 ) -> Float[Array, "B T D"]:
+    """Normalises every token: layer norm where there is a bias, else RMS norm."""
     return norms.rms_norm(x, scale) if bias is None else norms.layer_norm(x, scale, bias)

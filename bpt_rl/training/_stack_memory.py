@@ -1,12 +1,14 @@
 """What the layers take while a gradient step runs: whole rows that are kept, and the scratch of one block.
 
-Which arrays of whole rows there are is read off `ops._fused_stack` and `ops._fused_layer`. How many arrays of one block
-XLA holds at a time, and how many a layer leaves behind under automatic differentiation, was read off compiled steps:
-the capitals below, in arrays. `experiments.benchmark benchmark.parts=[estimate]` compares the two again.
+Which arrays of whole rows there are is read off `ops._fused_stack`, `ops._fused_layer` and `ops._short_rows`. How many
+arrays of one block XLA holds at a time, and how many a layer leaves behind under automatic differentiation, was read
+off compiled steps: the capitals below, in arrays. `experiments.benchmark benchmark.parts=[estimate]` compares the two
+again.
 
 Shapes: as in `types`; F is the width of the feed-forward, C a block's tokens.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from bpt_rl.ops import block_sizes, shards
@@ -21,6 +23,9 @@ HALF_HIDDEN, HALF_WIDTH = 3, 5
 ONE_BLOCK, ONE_LAYER = 6, 1
 # Where devices share tokens, of whole rows on each: at the layers' moment, and at least, whatever heads are at a time.
 SHARED_ROWS, SHARED_LEAST = 1, 3
+# Of a block of whole rows in a layer's backward pass: as wide as the feed-forward, as wide as the model, of scores; and
+# of the layer's parameters and their gradients.
+ROWS_HIDDEN, ROWS_WIDTH, ROWS_SCORES, ROWS_PARAMETERS = 3, 12, 3, 3
 # Under automatic differentiation, of a layer: as wide as the model, as wide as the feed-forward, of scores.
 VANILLA_WIDTH, VANILLA_HIDDEN, VANILLA_SCORES = 12, 6, 2
 CHUNKED_WIDTH, CHUNKED_HIDDEN = 12, 5.5
@@ -44,8 +49,10 @@ class StackMemory(NamedTuple):
 
 def of_stack(size: StepSize) -> StackMemory:
     """Returns what the layers take by the schedule that they are computed with."""
-    is_fused = size.schedule.name in ("blockwise", "cudnn")
-    return _fused(size) if is_fused else _differentiated(size)
+    if size.schedule.name not in ("blockwise", "cudnn"):
+        return _differentiated(size)
+    rows = _whole_rows(size)
+    return _short(size, rows) if rows else _fused(size)
 
 
 def layer_parameters(size: StepSize) -> int:
@@ -58,6 +65,27 @@ def _widths(size: StepSize) -> tuple[int, int, int, int, int]:
     config = size.backbone
     D, N = config.width, config.num_heads
     return D, N, config.num_kv_heads or N, D // N, D * config.ffn_multiple
+
+
+def _whole_rows(size: StepSize) -> int:
+    """Returns how many whole rows a block holds; 0 where rows are cut."""
+    return block_sizes.choose_rows(
+        replace(size.schedule, devices=size.num_sharing),
+        rows=size.rows_at_once,
+        num_heads=size.backbone.num_heads,
+        num_tokens=size.row_tokens,
+        num_layers=size.backbone.num_layers,
+    )
+
+
+def _short(size: StepSize, rows: int) -> StackMemory:
+    """Of a stack over short rows: the layers' inputs, the gradient, and the scratch of some whole rows."""
+    D, N, _, H, F = _widths(size)
+    B, T = -(-size.rows_at_once // rows) * rows, size.row_tokens
+    stream = B * T * D * size.number_bytes
+    kept = size.backbone.num_layers * stream + _turns(size, B * T, H)
+    block = 4 * rows * T * (ROWS_HIDDEN * F + ROWS_WIDTH * D + ROWS_SCORES * N * T)
+    return StackMemory(kept, kept + stream + block + 4 * ROWS_PARAMETERS * layer_parameters(size))
 
 
 def _fused(size: StepSize) -> StackMemory:

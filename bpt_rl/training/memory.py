@@ -17,6 +17,8 @@ from bpt_rl.training.step_size import StepSize
 PER_TOKEN = 6
 # Arrays of one block of the head's backward pass: as wide as its outputs, as wide as the model.
 HEAD_OUTPUTS, HEAD_WIDTH = 2, 4
+# ... and of all of it, where rows are not cut: more fuses.
+WHOLE_HEAD_WIDTH = 2
 # Streams that the convolution over embeddings leaves for its backward pass, where rows are not cut.
 CONVOLUTION = 7
 
@@ -70,8 +72,10 @@ def _embedding(size: StepSize) -> int:
 def _head(size: StepSize) -> int:
     """Of the stack's output, its gradient, and a block of head and loss."""
     width, G = size.backbone.width, size.tokens_per_step
-    steps = min(_block_steps(size, max(G * width, size.num_outputs)), size.batch.row_steps)
-    block = 4 * size.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + HEAD_WIDTH * width)
+    widest = max(G * width, size.num_outputs)
+    steps = min(_block_steps(size, widest), size.batch.row_steps)
+    streams = WHOLE_HEAD_WIDTH if _is_whole(size, widest) else HEAD_WIDTH
+    block = 4 * size.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + streams * width)
     return 2 * size.tokens_at_once * width * size.number_bytes + block
 
 

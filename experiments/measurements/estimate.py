@@ -127,6 +127,8 @@ CASES = {
     "rows of 64, 3 parts": Case(60, 64, {"width": 96}, accumulate=3, skips=True),
     "rows of 50, vanilla": Case(30, 50, {"num_layers": 4, "width": 96}, {"name": "vanilla"}, accumulate=2),
     "rows of 100, chunks": Case(20, 100, {"num_layers": 4, "width": 96}, {"name": "memory_efficient"}),
+    "64 rows of 20 steps": Case(64, 20, SMALL | {"num_heads": 1}, agent={"layout": "interleaved"}),
+    "rows of 300, 1 head": Case(24, 300, SMALL | {"num_heads": 1}),
     "rows of 20, 6 layers": Case(50, 20, {"num_layers": 6, "width": 256, "num_heads": 8}),
     "hopper": Case(1, 4000, SMALL),
     "hopper, vanilla": Case(1, 4000, SMALL, {"name": "vanilla"}),

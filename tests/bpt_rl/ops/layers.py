@@ -1,11 +1,11 @@
-"""One layer's parameters, inputs and masks of uneven sizes, and the measure by which schedules are compared."""
+"""Layers and stacks of uneven sizes, their inputs and masks, and the measure by which schedules are compared."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bpt_rl.ops.masks import Mask
-from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_block
+from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
 
 # A layer of this size takes far longer to compile than to run.
 COMPILE_FAST = {"xla_backend_optimization_level": 0}
@@ -33,6 +33,12 @@ def params(D: int, N: int, K: int, F: int, *, norm: str = "rms", seed: int = 0) 
     )
 
 
+def stacked(num_layers: int, *sizes: int, norm: str = "rms") -> BlockParams:
+    """Returns parameters of several layers, all different; sizes as in `params`."""
+    each = [params(*sizes, norm=norm, seed=seed) for seed in range(num_layers)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
 def segments(B: int, T: int) -> jax.Array:
     """Returns three segments per row, cut differently in each, and padding behind (and a little between) them."""
     rng = np.random.default_rng(0)
@@ -58,13 +64,29 @@ def outputs_and_gradients(
     dropout_key: jax.Array | None = None,
 ):
     """Returns what the layer gives for random rows, and the gradient of a random sum of it by rows and parameters."""
-    D = params.query.shape[0]
+    one = jax.tree.map(lambda leaf: leaf[None], params)
+    keys = None if dropout_key is None else dropout_key[None]
+    y, (d_x, d_params) = stack_outputs_and_gradients(spec, one, mask, B=B, T=T, dropout_keys=keys)
+    return y, (d_x, jax.tree.map(lambda leaf: leaf[0], d_params))
+
+
+def stack_outputs_and_gradients(
+    spec: BlockSpec,
+    params: BlockParams,
+    mask: Mask,
+    *,
+    B: int,
+    T: int,
+    dropout_keys: jax.Array | None = None,
+):
+    """Returns the same of a stack of layers."""
+    D = params.query.shape[1]
     x, weights = jax.random.normal(jax.random.key(1), (2, B, T, D))
     positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
 
     def weighted_sum(x, params):
-        y = transformer_block(
-            x.astype(spec.dtype), params, mask, positions, spec=spec, dropout_key=dropout_key
+        y = transformer_stack(
+            x.astype(spec.dtype), params, mask, positions, spec=spec, dropout_keys=dropout_keys
         )
         return (y.astype(jnp.float32) * weights).sum(), y
 

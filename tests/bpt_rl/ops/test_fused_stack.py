@@ -10,7 +10,7 @@ import pytest
 from bpt_rl.ops import block_sizes, rotary
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Mask
-from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
+from bpt_rl.ops.transformer_block import BlockSpec, transformer_stack
 from tests.bpt_rl.ops import layers
 
 SMALL_BLOCKS = Schedule(query_block=16, key_block=8, save="input")
@@ -33,28 +33,19 @@ REDUCED = {
 B, T, D, N, K, F, NUM_LAYERS = 2, 75, 20, 4, 2, 28, 5
 
 
-def _stacked(num_layers: int, *sizes: int, norm: str = "rms") -> BlockParams:
-    each = [layers.params(*sizes, norm=norm, seed=seed) for seed in range(num_layers)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-
-
 @functools.cache
 def run_stack(schedule: Schedule, dropout: float = 0.0):
     """Returns the output of a stack, and the gradients of a random sum of it."""
     spec = BlockSpec(schedule=schedule, attention_dropout=dropout, residual_dropout=dropout, norm="layer")
-    params = _stacked(NUM_LAYERS, D, N, K, F, norm="layer")
-    x, weights = jax.random.normal(jax.random.key(1), (2, B, T, D))
-    positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
     keys = jax.random.split(jax.random.key(2), NUM_LAYERS) if dropout else None
-    mask = layers.mask(B, T, window=40, with_segments=True)
-
-    def weighted_sum(x, params):
-        y = transformer_stack(x, params, mask, positions, spec=spec, dropout_keys=keys)
-        return (y * weights).sum(), y
-
-    run = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)
-    (_, y), gradients = jax.jit(run, compiler_options=layers.COMPILE_FAST)(x, params)
-    return y, gradients
+    return layers.stack_outputs_and_gradients(
+        spec,
+        layers.stacked(NUM_LAYERS, D, N, K, F, norm="layer"),
+        layers.mask(B, T, window=40, with_segments=True),
+        B=B,
+        T=T,
+        dropout_keys=keys,
+    )
 
 
 # Each of the others is a mixture of these, and takes seconds to compile.
@@ -129,7 +120,7 @@ def test_a_group_of_heads_that_does_not_divide_is_refused():
     spec = BlockSpec(schedule=Schedule(save="input", heads_at_once=3))
     x, positions = jnp.zeros((1, 8, D)), jnp.arange(8)[None]
     with pytest.raises(ValueError, match="heads_at_once must divide the 2 key-value heads, got 3"):
-        transformer_stack(x, _stacked(1, D, N, K, F), Mask(), positions, spec=spec)
+        transformer_stack(x, layers.stacked(1, D, N, K, F), Mask(), positions, spec=spec)
 
 
 MEBIBYTE, FLOAT32 = 1 << 20, 4
