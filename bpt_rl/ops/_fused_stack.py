@@ -94,9 +94,11 @@ def _stack(
     spec: BlockSpec,
 ) -> Float[Array, "B T D"]:
     """Returns the stack's output of some rows, whose tokens all devices share; `first_row` is the first of them."""
-    (B, T, _), (num_layers, _, N, H) = x.shape, params.query.shape
+    (B, T, D), (num_layers, _, N, H) = x.shape, params.query.shape
     first_row = jnp.asarray(first_row, jnp.int32)
-    rows = block_sizes.choose_rows(spec.schedule, rows=B, num_heads=N, num_tokens=T, num_layers=num_layers)
+    rows = block_sizes.choose_rows(
+        spec.schedule, rows=B, num_heads=N, num_tokens=T, width=D, num_layers=num_layers
+    )
     if rows:
         given = Given(mask, _turned(spec, positions, H), dropout_keys, first_row)
         return _short_rows.stack(x, params, given, spec=spec, rows=rows)

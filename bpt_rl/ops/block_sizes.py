@@ -5,8 +5,10 @@ half a MiB of them does. A blockwise layer takes few heads at a time and long bl
 query heads of a group) by 256 keys, and as many heads and rows as fit beside that. Rows of 129 to
 256 tokens are cut in two, so that the half above the diagonal is not computed. The diagonal is cut once more, in tiles
 of half a block, also where there is one block only.
-Where the scores of a whole row fit, for all heads, a block is some whole rows instead, and the layer's input all that
-is kept: up to 512 tokens of them. Half as many are as fast, twice as many slower, as they leave the second-level cache.
+Where rows are short, a block is some whole rows instead, and the layer's input all that is kept. Short are rows whose
+scores, of all heads, take no more than a MiB, and are per token no wider than the feed-forward usually is (four times
+the model): beyond that, leaving out the half above the diagonal is worth more. A block is up to 512 tokens and a MiB
+of scores: half of that is as fast, twice as much slower, as it leaves the second-level cache.
 Memory-efficient attention takes all heads at a time, and square blocks of as many keys as fit (128 with 8 heads).
 Elsewhere matrix units want more work at a time: all heads, 512 queries by 512 keys.
 
@@ -20,6 +22,7 @@ import jax
 from bpt_rl.ops.config import Schedule
 
 SCORE_BYTES = 1 << 19
+ROW_SCORE_BYTES = 1 << 20
 SMALLEST, LARGEST = 32, 512
 SHORT = 256
 # Attention's output is kept without being asked for where that of all layers takes no more than so many bytes.
@@ -73,7 +76,9 @@ def choose_sizes(
     return Sizes(query, key, _most(rows, one * heads) if heads == kv_heads else 1, heads, tile)
 
 
-def choose_rows(schedule: Schedule, *, rows: int, num_heads: int, num_tokens: int, num_layers: int) -> int:
+def choose_rows(
+    schedule: Schedule, *, rows: int, num_heads: int, num_tokens: int, width: int, num_layers: int
+) -> int:
     """Returns how many whole rows a block holds where rows are short; 0 where rows are cut into blocks.
 
     On a CPU, where nobody asked for other blocks or for more of a layer, or less, to be kept than its input.
@@ -83,12 +88,14 @@ def choose_rows(schedule: Schedule, *, rows: int, num_heads: int, num_tokens: in
         rows: B.
         num_heads: N.
         num_tokens: T.
+        width: D.
         num_layers: of the stack.
     """
     row_bytes = num_heads * num_tokens**2 * 4
-    if jax.default_backend() != "cpu" or row_bytes > SCORE_BYTES or not _keeps_inputs(schedule, num_layers):
+    is_short = num_heads * num_tokens <= 4 * width and row_bytes <= ROW_SCORE_BYTES
+    if jax.default_backend() != "cpu" or not is_short or not _keeps_inputs(schedule, num_layers):
         return 0
-    most = max(1, min(LARGEST // num_tokens, SCORE_BYTES // row_bytes, rows))
+    most = max(1, min(LARGEST // num_tokens, ROW_SCORE_BYTES // row_bytes, rows))
     # As few rows as possible are added to come out even; half a block is nearly as good as a whole one.
     return min(range(most, most // 2, -1), key=lambda size: -rows % size)
 

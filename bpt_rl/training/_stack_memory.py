@@ -74,6 +74,7 @@ def _whole_rows(size: StepSize) -> int:
         rows=size.rows_at_once,
         num_heads=size.backbone.num_heads,
         num_tokens=size.row_tokens,
+        width=size.backbone.width,
         num_layers=size.backbone.num_layers,
     )
 

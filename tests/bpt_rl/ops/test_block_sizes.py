@@ -53,27 +53,31 @@ def test_short_rows_are_cut_in_two_and_longer_ones_along_the_diagonal():
     assert _sizes(queries=130, kv_heads=1) == Sizes(query=68, key=68, rows=1, heads=1, tile=34)
 
 
+def _rows(rows, heads, tokens, width):
+    sizes = dict(rows=rows, num_heads=heads, num_tokens=tokens, width=width, num_layers=2)
+    return block_sizes.choose_rows(Schedule(), **sizes)
+
+
 @pytest.mark.parametrize(
-    ("rows", "heads", "tokens", "block"),
+    ("rows", "heads", "tokens", "width", "block"),
     [
-        (64, 1, 60, 8),  # 480 tokens
-        (64, 8, 60, 4),  # 450 KiB of scores
-        (13, 1, 60, 7),  # one row too many, with eight three
-        (5, 1, 60, 5),
-        (3, 8, 128, 1),  # 512 KiB of scores
-        (3, 8, 129, 0),
-        (3, 1, 362, 1),
-        (3, 1, 363, 0),
+        (64, 1, 60, 128, 8),  # 480 tokens
+        (64, 8, 90, 256, 4),  # 1,012 KiB of scores
+        (13, 1, 60, 128, 7),  # one row too many, with eight three
+        (5, 1, 60, 128, 5),
+        (3, 1, 512, 128, 1),
+        (3, 1, 513, 1024, 0),  # more than a MiB of scores
+        (3, 2, 128, 64, 3),
+        (3, 2, 129, 64, 0),  # 258 scores to a token, and 4 times 64
     ],
 )
-def test_blocks_of_whole_rows(rows, heads, tokens, block):
-    sizes = dict(rows=rows, num_heads=heads, num_tokens=tokens, num_layers=2)
-    assert block_sizes.choose_rows(Schedule(), **sizes) == block
+def test_blocks_of_whole_rows(rows, heads, tokens, width, block):
+    assert _rows(rows, heads, tokens, width) == block
 
 
 def test_elsewhere_rows_are_cut(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert block_sizes.choose_rows(Schedule(), rows=8, num_heads=1, num_tokens=60, num_layers=2) == 0
+    assert _rows(8, 1, 60, 128) == 0
 
 
 def test_off_the_diagonal_there_are_no_tiles():

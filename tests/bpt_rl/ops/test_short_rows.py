@@ -16,7 +16,7 @@ from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockSpec, transformer_stack
 from tests.bpt_rl.ops import layers
 
-B, T, D, N, F, NUM_LAYERS = 5, 37, 20, 4, 28, 3
+B, T, D, N, F, NUM_LAYERS = 5, 19, 20, 4, 28, 3
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -121,7 +121,8 @@ def test_a_forward_pass_alone_keeps_nothing():
 
 
 def test_schedules_that_ask_for_more_or_less_are_not_computed_so():
-    rows = functools.partial(block_sizes.choose_rows, rows=8, num_heads=1, num_tokens=60, num_layers=4)
+    sizes = dict(rows=8, num_heads=1, num_tokens=60, width=128, num_layers=4)
+    rows = functools.partial(block_sizes.choose_rows, **sizes)
     assert rows(Schedule()) == rows(Schedule(save="input")) == rows(Schedule(segment_layers=4)) == 8
     for options in (
         {"name": "cudnn"},
