@@ -82,7 +82,7 @@ def stack_outputs_and_gradients(
     """Returns the same of a stack of layers."""
     D = params.query.shape[1]
     x, weights = jax.random.normal(jax.random.key(1), (2, B, T, D))
-    positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
+    positions = jnp.arange(T)[None] * (1 + jnp.arange(B)[:, None])  # Each row's angles are its own.
 
     def weighted_sum(x, params):
         y = transformer_stack(

@@ -92,8 +92,10 @@ def test_devices_with_a_row_each_drop_what_one_device_drops(blocks_of):
 
 def test_bfloat16_costs_no_more_than_it_costs_vanilla():
     exact = run("a row too many", Schedule("vanilla"))
-    error = lambda schedule: layers.differences(run("a row too many", schedule, "bfloat16"), exact)
-    assert (error(Schedule()) <= 1.5 * error(Schedule("vanilla"))).all()
+    # The largest error of one tensor is chance; their mean over the tensors is not.
+    error = lambda schedule: layers.differences(run("a row too many", schedule, "bfloat16"), exact).mean()
+    assert 1e-3 < error(Schedule("vanilla")) < 0.1
+    assert error(Schedule()) < 1.2 * error(Schedule("vanilla"))
 
 
 def _scratch(num_rows: int, *, is_trained: bool = True) -> float:
