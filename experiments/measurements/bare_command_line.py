@@ -5,8 +5,8 @@ YAML is there without it: flax needs it too.
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -36,7 +36,8 @@ def parse(arguments: Sequence[str]) -> tuple[BenchmarkConfig, Path]:
     Raises:
         UserError: a name is unknown, or a value is of the wrong type or out of range.
     """
-    option, folder = DEFAULT_OPTION, Path("outputs", "benchmark", time.strftime("%Y-%m-%d_%H-%M-%S"))
+    # As in configs/benchmark.yaml; to the microsecond, so that two that begin together have a folder each.
+    option, folder = DEFAULT_OPTION, Path("outputs", "benchmark", f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     typed: dict[str, str] = {}
     for argument in arguments:
         key, sign, value = argument.partition("=")

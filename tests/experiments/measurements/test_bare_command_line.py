@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from bpt_rl.types import UserError
 from experiments import ROOT, command_line, schema
@@ -63,6 +65,15 @@ def test_overrides_mean_the_same_with_and_without_hydra():
 
 def test_the_run_directory_is_chosen_as_with_hydra():
     assert str(bare.parse(["hydra.run.dir=a/b"])[1]) == "a/b"
+
+
+def test_two_that_begin_in_the_same_second_have_a_folder_each():
+    folders = {bare.parse([])[1] for _ in range(3)}
+    assert len(folders) == 3
+    text = OmegaConf.load(command_line.CONFIGS / "benchmark.yaml")
+    pattern = OmegaConf.to_container(text, resolve=False)["hydra"]["run"]["dir"]
+    assert pattern == "outputs/benchmark/${now:%Y-%m-%d}_${now:%H-%M-%S-%f}"
+    assert {folder.parent for folder in folders} == {Path("outputs/benchmark")}
 
 
 @pytest.mark.parametrize(
