@@ -3,7 +3,7 @@
 In streams (tokens x width x 4 bytes) a stack of N layers that saves its layers' inputs takes N for them, one for the
 gradient that flows, one for attention's output, and four (keys, values, and their gradients) times the share of the
 heads that are processed at a time: N + 6, or N + 2.5 with one head of eight. The input of the first layer is that of
-the stack, and counts among the N only where nobody else holds it.
+the stack, and counts among the N only where nobody else holds it. Short rows go another way, in `_short_rows`.
 
 References:
     Liu & Abbeel 2023, arXiv:2305.19370, Section 3, Algorithm 1.

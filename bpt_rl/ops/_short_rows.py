@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from bpt_rl.ops import block_sizes, masks, rotary
 from bpt_rl.ops import dropout as dropout_ops
-from bpt_rl.ops import masks, rotary
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import UNSEEN, put
 from bpt_rl.ops._products import einsum
@@ -26,9 +26,6 @@ from bpt_rl.ops._rows import Given
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Index, Slice
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, LayerKeys, Rest
-
-# Tokens along the last axis of scores: a multiple of what a vector holds.
-VECTOR = 16
 
 
 class _Cut(NamedTuple):
@@ -50,14 +47,14 @@ class _Params(NamedTuple):
 def stack(
     x: Float[Array, "B T D"], params: BlockParams, given: Given, *, spec: BlockSpec, rows: int
 ) -> Float[Array, "B T D"]:
-    """Returns the stack's output; differentiable once, in reverse mode.
+    """Returns the stack's output; differentiable in reverse mode.
 
     Args:
         x: residual stream.
         params: stacked over layers.
         given: to all layers.
         spec: what is computed.
-        rows: of a block; where they do not divide B, rows are added that see nothing.
+        rows: of a block; where they do not divide B, rows are added, and left out of the result.
     """
     B, more = x.shape[0], -x.shape[0] % rows
     pad = lambda leaf: jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
@@ -194,7 +191,7 @@ def _of_rows(
     query, key = (rotary.rotate(part, positions, spec.rotary_base) for part in (query, key))
     tokens = Slice(0, T)
     seen = masks.visible(masks.take_rows(given.mask, rows), tokens, tokens).swapaxes(1, 2)
-    more = -T % VECTOR
+    more = block_sizes.more_keys(T)
     seen = jnp.pad(seen, ((0, 0), (0, more), (0, more)))[:, None, :, None]
     attended = _attend(
         _heads_first(query, more).reshape(R, K, N // K, T + more, H),

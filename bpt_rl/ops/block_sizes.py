@@ -8,7 +8,7 @@ of half a block, also where there is one block only.
 Where rows are short, a block is some whole rows instead, and the layer's input all that is kept. Short are rows whose
 scores, of all heads, take no more than a MiB, and are per token no wider than the feed-forward usually is (four times
 the model): beyond that, leaving out the half above the diagonal is worth more. A block is up to 512 tokens and a MiB
-of scores: half of that is as fast, twice as much slower, as it leaves the second-level cache.
+of scores: a quarter of that is about as fast, twice as much slower, as it leaves the second-level cache.
 Memory-efficient attention takes all heads at a time, and square blocks of as many keys as fit (128 with 8 heads).
 Elsewhere matrix units want more work at a time: all heads, 512 queries by 512 keys.
 
@@ -24,6 +24,8 @@ from bpt_rl.ops.config import Schedule
 SCORE_BYTES = 1 << 19
 ROW_SCORE_BYTES = 1 << 20
 SMALLEST, LARGEST = 32, 512
+# Of whole rows: fewest tokens of a block, where there are as many, and numbers that a vector holds.
+FEWEST, VECTOR = 120, 16
 SHORT = 256
 # Attention's output is kept without being asked for where that of all layers takes no more than so many bytes.
 OUTPUT_BYTES = 1 << 26
@@ -96,8 +98,15 @@ def choose_rows(
     if jax.default_backend() != "cpu" or not is_short or not _keeps_inputs(schedule, num_layers):
         return 0
     most = max(1, min(LARGEST // num_tokens, ROW_SCORE_BYTES // row_bytes, rows))
-    # As few rows as possible are added to come out even; half a block is nearly as good as a whole one.
-    return min(range(most, most // 2, -1), key=lambda size: -rows % size)
+    least = min(most, -(-FEWEST // num_tokens))
+    # Of the blocks that come out even with the fewest rows added, the largest.
+    return min(range(most, least - 1, -1), key=lambda size: -rows % size)
+
+
+def more_keys(num_tokens: int) -> int:
+    """Returns how many tokens whole rows are given more in attention to fill vectors; 0 where that would be many."""
+    more = -num_tokens % VECTOR
+    return more if more <= num_tokens // 8 else 0
 
 
 def _keeps_inputs(schedule: Schedule, num_layers: int) -> bool:

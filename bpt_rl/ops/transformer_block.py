@@ -2,7 +2,7 @@
 
 `transformer_stack` maps whole rows through layers of one kind. The vanilla and memory-efficient schedules are its
 plain reading, with gradients by automatic differentiation; the blockwise schedule is the Blockwise Parallel
-Transformer, in `_fused_stack`.
+Transformer, in `_fused_stack` and, for short rows, in `_short_rows`.
 
 Shapes: B batch, T tokens, D model width, N heads, K key-value heads, H head width, F feed-forward width.
 """

@@ -84,7 +84,7 @@ def _short(size: StepSize, rows: int) -> StackMemory:
     D, N, _, H, F = _widths(size)
     B, T = -(-size.rows_at_once // rows) * rows, size.row_tokens
     stream = B * T * D * size.number_bytes
-    kept = size.backbone.num_layers * stream + _turns(size, B * T, H)
+    kept = size.backbone.num_layers * stream + _turns(size, size.rows_at_once * T, H)
     block = 4 * rows * T * (ROWS_HIDDEN * F + ROWS_WIDTH * D + ROWS_SCORES * N * T)
     return StackMemory(kept, kept + stream + block + 4 * ROWS_PARAMETERS * layer_parameters(size))
 

@@ -65,7 +65,10 @@ def _rows(rows, heads, tokens, width):
         (64, 8, 90, 256, 4),  # 1,012 KiB of scores
         (13, 1, 60, 128, 7),  # one row too many, with eight three
         (5, 1, 60, 128, 5),
+        (3, 1, 250, 128, 1),  # with two there would be one row too many
+        (4, 1, 250, 128, 2),
         (3, 1, 512, 128, 1),
+        (600, 4, 1, 128, 300),
         (3, 1, 513, 1024, 0),  # more than a MiB of scores
         (3, 2, 128, 64, 3),
         (3, 2, 129, 64, 0),  # 258 scores to a token, and 4 times 64
@@ -73,6 +76,10 @@ def _rows(rows, heads, tokens, width):
 )
 def test_blocks_of_whole_rows(rows, heads, tokens, width, block):
     assert _rows(rows, heads, tokens, width) == block
+
+
+def test_scores_of_whole_rows_fill_vectors_where_little_is_added():
+    assert [block_sizes.more_keys(tokens) for tokens in (1, 19, 60, 64, 100, 101)] == [0, 0, 4, 0, 12, 11]
 
 
 def test_elsewhere_rows_are_cut(monkeypatch):

@@ -16,14 +16,15 @@ from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockSpec, transformer_stack
 from tests.bpt_rl.ops import layers
 
-B, T, D, N, F, NUM_LAYERS = 5, 19, 20, 4, 28, 3
+B, D, N, F, NUM_LAYERS = 5, 32, 4, 28, 3
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Case(NamedTuple):
-    """Rows of a block, key-value heads, the mask, what the layers are made of, and how much is dropped."""
+    """Rows of a block, tokens, key-value heads, the mask, what the layers are made of, and how much is dropped."""
 
     rows: int
+    T: int = 30
     kv_heads: int = N
     mask: Mapping[str, Any] = NOTHING
     made_of: Mapping[str, Any] = NOTHING
@@ -32,19 +33,19 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "all rows at once": Case(5),
+    "all rows at once": Case(5, 19),
     "a row too many": Case(
-        2, 1, {"window": 11, "with_segments": True}, {"norm": "layer", "activation": "silu"}
+        2, 30, 1, {"window": 11, "with_segments": True}, {"norm": "layer", "activation": "silu"}
     ),
-    "dropout, segments": Case(3, 2, {"with_segments": True}, {"rotary_base": 0.0}, dropout=0.3),
-    "one layer": Case(1, 2, {"with_segments": True}, num_layers=1),
+    "dropout, segments": Case(3, 30, 2, {"with_segments": True}, {"rotary_base": 0.0}, dropout=0.3),
+    "one layer": Case(1, 32, 2, {"with_segments": True}, num_layers=1),
 }
 
 
 @functools.cache
 def run(case: str, schedule: Schedule, dtype: str = "float32"):
     """Returns the output of a stack, and the gradients of a random sum of it."""
-    _, kv_heads, mask, made_of, rate, num_layers = CASES[case]
+    _, T, kv_heads, mask, made_of, rate, num_layers = CASES[case]
     spec = BlockSpec(
         schedule=schedule, dtype=dtype, attention_dropout=rate, residual_dropout=rate / 2, **made_of
     )
@@ -57,7 +58,7 @@ def run(case: str, schedule: Schedule, dtype: str = "float32"):
 
 @pytest.fixture
 def blocks_of(monkeypatch):
-    """Makes blocks of so many rows, and returns a list of those that are made from then on."""
+    """Makes blocks of the rows that a case says, and returns a list of those that are made from then on."""
     made = []
     plain = _short_rows.stack
 
@@ -65,9 +66,11 @@ def blocks_of(monkeypatch):
         made.append(rows)
         return plain(*arguments, rows=rows, **options)
 
-    def set_rows(rows):
+    def set_rows(case):
         run.cache_clear()
+        rows, T = CASES[case][:2]
         monkeypatch.setattr(block_sizes, "LARGEST", rows * T)
+        monkeypatch.setattr(block_sizes, "FEWEST", rows * T)
         monkeypatch.setattr(_short_rows, "stack", noted)
         return made
 
@@ -78,24 +81,45 @@ def blocks_of(monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_whole_rows_equal_vanilla_in_value_and_gradient(case, blocks_of):
     expected = run(case, Schedule("vanilla"))
-    made = blocks_of(CASES[case].rows)
+    made = blocks_of(case)
     assert layers.differences(run(case, Schedule()), expected).max() < 1e-5
     assert made == [CASES[case].rows]
 
 
 def test_devices_with_a_row_each_drop_what_one_device_drops(blocks_of):
     case = "dropout, segments"
-    made = blocks_of(B)
+    made = blocks_of(case)
     assert layers.differences(run(case, Schedule(devices=B)), run(case, Schedule("vanilla"))).max() < 1e-5
     assert made == [1]
 
 
-def test_bfloat16_costs_no_more_than_it_costs_vanilla():
+def test_angles_that_are_too_many_to_keep_are_the_same(blocks_of, monkeypatch):
+    case = "a row too many"
+    expected = run(case, Schedule("vanilla"))
+    made = blocks_of(case)
+    monkeypatch.setattr(block_sizes, "TURNS_BYTES", 0)
+    assert layers.differences(run(case, Schedule()), expected).max() < 1e-5
+    assert made
+
+
+def test_a_forward_pass_alone_gives_the_same(blocks_of):
+    T = CASES["all rows at once"].T
+    made = blocks_of("all rows at once")
+    x, params = jax.random.normal(jax.random.key(0), (B, T, D)), layers.stacked(2, D, N, N, F)
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    of = lambda schedule: transformer_stack(x, params, Mask(), positions, spec=BlockSpec(schedule=schedule))
+    assert layers.differences(of(Schedule()), of(Schedule("vanilla"))).max() < 1e-5
+    assert made == [B]
+
+
+def test_bfloat16_costs_no_more_than_it_costs_vanilla(blocks_of):
     exact = run("a row too many", Schedule("vanilla"))
+    made = blocks_of("a row too many")
     # The largest error of one tensor is chance; their mean over the tensors is not.
     error = lambda schedule: layers.differences(run("a row too many", schedule, "bfloat16"), exact).mean()
     assert 1e-3 < error(Schedule("vanilla")) < 0.1
     assert error(Schedule()) < 1.2 * error(Schedule("vanilla"))
+    assert made
 
 
 def _scratch(num_rows: int, *, is_trained: bool = True) -> float:
