@@ -49,7 +49,7 @@ def run_stack(schedule: Schedule, dropout: float = 0.0):
 
 
 # Each of the others is a mixture of these, and takes seconds to compile.
-QUICK = ("input", "output", "heads one by one", "segments", "offloaded")
+QUICK = ("input", "output", "heads one by one", "segments")
 
 
 @pytest.mark.parametrize(
