@@ -91,14 +91,19 @@ class Sight(NamedTuple):
 
     def drop(self, weights: Float[Array, "R K S G T"], keys: Slice) -> Array:
         """Multiplies by 0 or 1 / (1 - rate); nothing is done where nothing is dropped."""
+        keep = self.keep(weights.shape, keys)
+        return weights if keep is None else weights * keep
+
+    def keep(self, shape: tuple[int, ...], keys: Slice) -> Float[Array, "R K S G T"] | None:
+        """Returns what weights of this shape are multiplied by, or None where nothing is dropped."""
         if self.dropout.key is None or not self.dropout.rate:
-            return weights
+            return None
         place = lambda start, size, axis: jnp.expand_dims(
             start + jnp.arange(size, dtype=jnp.int32), [a for a in range(5) if a != axis]
         )
-        R, K, S, G, T = weights.shape
+        R, K, S, G, T = shape
         head = place(self.first_head + self.part.head.start, K, 1) * G + place(0, G, 3)
-        return weights * dropout_ops.keep_at(
+        return dropout_ops.keep_at(
             self.dropout,
             row=place(self.dropout.first_row + self.part.row.start, R, 0),
             head=head,

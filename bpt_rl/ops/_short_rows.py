@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bpt_rl.ops import block_sizes, masks, rotary
-from bpt_rl.ops import dropout as dropout_ops
 from bpt_rl.ops import transformer_block as block
-from bpt_rl.ops._block_pairs import UNSEEN, put
+from bpt_rl.ops._block_pairs import UNSEEN, Part, Sight, put
 from bpt_rl.ops._products import einsum
 from bpt_rl.ops._rows import Given
 from bpt_rl.ops.dropout import AttentionDropout
@@ -193,12 +192,14 @@ def _of_rows(
     seen = masks.visible(masks.take_rows(given.mask, rows), tokens, tokens).swapaxes(1, 2)
     more = block_sizes.more_keys(T)
     seen = jnp.pad(seen, ((0, 0), (0, more), (0, more)))[:, None, :, None]
+    dropout = AttentionDropout(spec.attention_dropout, keys.attention, keys.first_row)
+    sight = Sight(given.mask, dropout, Slice(0, T + more), Part(Slice(0, R), Slice(0, K)), N // K, 0)
     attended = _attend(
         _heads_first(query, more).reshape(R, K, N // K, T + more, H),
         _heads_first(key, more),
         _heads_first(value, more),
         seen,
-        _keep(spec, keys, (R, K, T + more, N // K, T + more)),
+        sight.keep((R, K, T + more, N // K, T + more), Slice(0, T + more)),
     )
     attended = jnp.moveaxis(attended.reshape(R, N, T + more, H)[:, :, :T], 1, 2)
     return block.finish_block(x, attended, block.transpose_out(layer.rest), spec=spec, keys=keys)
@@ -206,25 +207,6 @@ def _of_rows(
 
 def _heads_first(x: Float[Array, "R T N H"], more: int) -> Float[Array, "R N S H"]:
     return jnp.pad(jnp.moveaxis(x, 1, 2), ((0, 0), (0, 0), (0, more), (0, 0)))
-
-
-def _keep(
-    spec: BlockSpec, keys: LayerKeys, shape: tuple[int, int, int, int, int]
-) -> Float[Array, "R K S G S"] | None:
-    """Returns what weights are multiplied by, or None where nothing is dropped."""
-    if keys.attention is None or not spec.attention_dropout:
-        return None
-    R, K, S, G, T = shape
-    place = lambda size, axis: jnp.expand_dims(
-        jnp.arange(size, dtype=jnp.int32), [other for other in range(5) if other != axis]
-    )
-    return dropout_ops.keep_at(
-        AttentionDropout(spec.attention_dropout, keys.attention),
-        row=keys.first_row + place(R, 0),
-        head=place(K, 1) * G + place(G, 3),
-        query=place(T, 4),
-        key=place(S, 2),
-    )
 
 
 @jax.custom_vjp

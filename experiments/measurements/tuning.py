@@ -42,7 +42,16 @@ def candidates(schedule: Schedule, job: Job, num_tokens: int) -> dict[str, Sched
         keys=num_tokens,
         is_diagonal=True,
     )
-    rule = (ruled.query, ruled.key)
+    whole_rows = block_sizes.choose_rows(
+        schedule,
+        rows=size.batch,
+        num_heads=size.num_heads,
+        num_tokens=num_tokens,
+        width=size.width,
+        num_layers=size.num_layers,
+    )
+    # What takes whole rows takes no blocks of them: named sizes would be another way to compute it.
+    rule = (0, 0) if whole_rows else (ruled.query, ruled.key)
     sides = [side for side in job.config.block_sizes if side <= num_tokens]
     pairs = [rule, *((query, key) for query in sides for key in sides if (query, key) != rule)]
     cut = lambda pair: replace(schedule, query_block=pair[0], key_block=pair[1])

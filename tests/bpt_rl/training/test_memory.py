@@ -67,6 +67,18 @@ def test_every_option_that_saves_memory_saves_it_in_the_estimate_too():
     assert _peak(parts) < 0.6 * _peak(four_rows)
 
 
+def test_short_rows_keep_their_layers_inputs_and_no_more():
+    batch = BatchSize(512, 32, context=8, batch_steps=512 * 32)
+    short = lambda **schedule: _peak(replace(LONG, schedule=Schedule(**schedule), batch=batch))
+    stream = 4 * 512 * 32 * 64
+    # Four layers' outputs of attention; the rest differs by scratch.
+    assert short(save="output") - short() >= 4 * stream
+    twice = replace(LONG, schedule=Schedule(), batch=replace(batch, num_rows=1024, batch_steps=1024 * 32))
+    # At the head: the inputs of four layers, the output, its gradient; angles, an eighth; six numbers to a token.
+    beside = stream / 8 + 4 * 6 * 512 * 32 + 512 * 32 * LONG.step_bytes
+    assert _peak(twice) - short() == pytest.approx(6 * stream + beside, rel=0.01)
+
+
 def test_angles_count_where_the_stack_keeps_those_of_all_devices(monkeypatch):
     whole = block_sizes.turns_bytes(32768, 64 // 8)
     assert whole == STREAM / 8

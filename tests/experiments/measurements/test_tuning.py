@@ -1,5 +1,7 @@
 """Tuning tries a grid with the rule's choice in it, and says what to paste."""
 
+import pytest
+
 from bpt_rl.ops.config import Schedule
 from experiments.measurements import tuning
 from experiments.measurements.tables import as_text
@@ -15,6 +17,13 @@ def test_the_rule_comes_first_and_sizes_beyond_the_row_are_left_out(make_job):
     assert {(16, 16), (16, 24), (24, 16), (24, 24)} <= set(pairs)
     assert max(max(pair) for pair in pairs) <= 40
     assert others[0] == f"{pairs[1][0]} x {pairs[1][1]}"
+
+
+@pytest.mark.parametrize(("width", "sizes"), [(64, (0, 0)), (8, (40, 40))])
+def test_where_whole_rows_are_taken_the_rule_is_no_pair_of_sizes(make_job, width, sizes):
+    job = make_job(width=width, num_heads=1, block_sizes=[16])
+    rule = tuning.candidates(Schedule("blockwise"), job, 40)[tuning.RULE]
+    assert (rule.query_block, rule.key_block) == sizes
 
 
 def test_the_fastest_is_named_as_overrides_beside_the_rule():
