@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, and no silent rank promotion anywhere."""
+"""Eight virtual CPU devices, programs that are compiled in a hurry, and no silent rank promotion anywhere."""
 
 import os
 import sys
@@ -9,6 +9,9 @@ import jax
 import pytest
 
 os.environ.setdefault("MUJOCO_GL", "disabled")
+# What tests compile runs for milliseconds. `make test-all` sets no options, and compiles as users do. Processes that
+# tests start do as this one.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

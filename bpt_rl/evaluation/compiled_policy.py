@@ -19,8 +19,6 @@ from bpt_rl.types import DiscreteActions, StepInputs, Window
 
 # Parameters that are stacked over layers.
 STACKED = ("stack", "layers")
-# For XLA; tests are in a hurry.
-COMPILER_OPTIONS: dict[str, Any] = {}
 
 
 class Said(NamedTuple):
@@ -197,9 +195,8 @@ def _compiled(
             ),
         )
 
-    jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
-    decode = jax.jit(decode, donate_argnums=1, compiler_options={**COMPILER_OPTIONS, **lane_options})
-    return jit(empty, static_argnums=1), decode, jit(prefill, donate_argnums=1)
+    decode = jax.jit(decode, donate_argnums=1, compiler_options=lane_options)
+    return jax.jit(empty, static_argnums=1), decode, jax.jit(prefill, donate_argnums=1)
 
 
 def _recast(layers: tuple, cache: str) -> tuple:

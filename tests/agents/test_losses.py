@@ -111,8 +111,7 @@ def _gradient_bytes(agent, batch, num_steps: int) -> int:
     )
     graphdef, params = nnx.split(agent.model)
     loss = lambda params, row: agent.loss(nnx.merge(graphdef, params), row, None)[0]
-    lowered = jax.jit(jax.grad(loss)).lower(params, row)
-    found = lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).memory_analysis()
+    found = jax.jit(jax.grad(loss)).lower(params, row).compile().memory_analysis()
     assert found is not None
     return found.temp_size_in_bytes
 

@@ -20,9 +20,9 @@ class Part(NamedTuple):
 
 
 def compiled(function: Callable) -> Callable:
-    """Returns `function(model, ...)`, compiled in a hurry: the models here take longer to compile than to run."""
+    """Returns `function(model, ...)`, compiled."""
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    @functools.partial(jax.jit, static_argnums=0)
     def on_state(graphdef, state, *arguments):
         return function(nnx.merge(graphdef, state), *arguments)
 

@@ -7,9 +7,6 @@ import numpy as np
 from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
 
-# A layer of this size takes far longer to compile than to run.
-COMPILE_FAST = {"xla_backend_optimization_level": 0}
-
 
 def params(D: int, N: int, K: int, F: int, *, norm: str = "rms", seed: int = 0) -> BlockParams:
     """Returns parameters none of which is zero or one."""
@@ -91,7 +88,7 @@ def stack_outputs_and_gradients(
         return (y.astype(jnp.float32) * weights).sum(), y
 
     run = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)
-    (_, y), gradients = jax.jit(run, compiler_options=COMPILE_FAST)(x, params)
+    (_, y), gradients = jax.jit(run)(x, params)
     return y, gradients
 
 

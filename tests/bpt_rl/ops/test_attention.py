@@ -33,7 +33,7 @@ def _value_and_gradients(qkv, mask, d_attended, *, name, rate=0.0):
     return attended, pull_back(d_attended)
 
 
-_jit = functools.partial(jax.jit, static_argnames=("name", "rate"), compiler_options=layers.COMPILE_FAST)
+_jit = functools.partial(jax.jit, static_argnames=("name", "rate"))
 _attend_jitted, _value_and_gradients_jitted = _jit(_attend), _jit(_value_and_gradients)
 
 

@@ -31,7 +31,7 @@ def _run(schedule: Schedule, mask: Mask):
         return y.sum(), y
 
     run = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)
-    (_, y), gradients = jax.jit(run, compiler_options=layers.COMPILE_FAST)(x, params)
+    (_, y), gradients = jax.jit(run)(x, params)
     return y, gradients
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpt_rl.ops import token_blocks
-from tests.bpt_rl.ops.layers import COMPILE_FAST, differences
+from tests.bpt_rl.ops.layers import differences
 
 B, L, G, D, P = 3, 13, 2, 5, 7
 
@@ -51,7 +51,7 @@ def _with_gradients(function):
     rows = _rows()
     labels = rows.pop("labels")
     run = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)
-    (_, out), gradients = jax.jit(run, compiler_options=COMPILE_FAST)(_params(), rows, labels)
+    (_, out), gradients = jax.jit(run)(_params(), rows, labels)
     return out, gradients
 
 

@@ -155,15 +155,21 @@ def _skipping(loss=tiny.loss, **options):
 
 def test_a_bad_batch_that_is_skipped_changes_nothing():
     """Neither the parameters nor the optimiser see it: the rest is as if its step had done nothing."""
+
+    def good_batches_only(step):
+        state, key = _state(), jax.random.key(0)
+        for number, batch in enumerate(tiny.batches(num_steps=6)):
+            if number in (1, 3):
+                state = state._replace(step=state.step + 1)
+            else:
+                state, _ = step(state, batch, key)
+        return _host(state)
+
     step = _skipping(tiny.noisy_loss)
     *_, last = train(_state(), step, _poisoned(1, 3, value="inf"), seed=0, num_steps=6)
-    expected, key = _state(), jax.random.key(0)
-    for number, batch in enumerate(tiny.batches(num_steps=6)):
-        if number in (1, 3):
-            expected = expected._replace(step=expected.step + 1)
-        else:
-            expected, _ = NOISY_STEP(expected, batch, key)
-    _assert_equal(_host(last.state), _host(expected))
+    _assert_equal(_host(last.state), good_batches_only(step))
+    # Another program may round otherwise.
+    _assert_equal(_host(last.state), good_batches_only(NOISY_STEP), rtol=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite():
