@@ -116,7 +116,7 @@ def _gradient_bytes(agent, batch, num_steps: int) -> int:
     return found.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("layout", ["step", pytest.param("interleaved", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layout", ["step", "interleaved"])
 def test_nothing_as_large_as_steps_by_actions_exists(layout):
     """Neither in the head and its loss, nor as one-hot actions in the tokens."""
     actions, num_steps = DiscreteActions(2048), 2048

@@ -167,7 +167,7 @@ def _largest_difference(recording, reader, model, context_of):
 
 @pytest.mark.parametrize(
     ("layout", "taps", "actions"),
-    [pytest.param("step", 0, FIVE_ARMS, marks=pytest.mark.slow), ("interleaved", 8, TWO_JOINTS)],
+    [("step", 0, FIVE_ARMS), ("interleaved", 8, TWO_JOINTS)],
 )
 def test_cached_equals_recomputed_across_re_prefills_with_rows_out_of_phase(layout, taps, actions):
     reader = _reader(layout, actions)
@@ -213,7 +213,6 @@ def test_a_single_query_goes_through_the_cache_in_lanes_and_is_compiled_for_it(m
     assert _largest_difference(recording, reader, model, lambda lived: lived[-NUM_EPISODES:]) < 1e-5
 
 
-@pytest.mark.slow
 def test_a_context_too_short_for_all_its_episodes_drops_the_oldest_until_a_whole_one_fits():
     capacity = 9
 
@@ -240,7 +239,6 @@ def test_one_episode_of_context_forgets_the_one_before():
 
 
 @pytest.mark.parametrize(("num_episodes", "capacity"), [(1, 2), (3, 0)])
-@pytest.mark.slow
 def test_a_window_bounds_the_cache_and_what_is_read_again_and_not_the_episode(num_episodes, capacity):
     """The ring of 13 slots comes round; with one episode the context is shorter than an episode."""
     lengths = ((17, 3), (2, 16, 1))
@@ -252,7 +250,6 @@ def test_a_window_bounds_the_cache_and_what_is_read_again_and_not_the_episode(nu
     assert _largest_difference(recording, reader, model, context_of) < 1e-5
 
 
-@pytest.mark.slow
 def test_a_prompt_is_the_beginning_of_every_context_until_it_leaves():
     reader = _reader("interleaved", TWO_JOINTS)
     model = _model(reader, taps=3)
@@ -285,7 +282,6 @@ def test_a_prompt_that_leaves_no_room_is_refused():
 
 
 @pytest.mark.parametrize(("cache", "tolerance"), [("bfloat16", 0.1), ("int8", 0.2)])
-@pytest.mark.slow
 def test_narrow_caches_move_what_the_network_says_a_little(cache, tolerance):
     reader = _reader("step", TWO_JOINTS)
     model = _model(reader, taps=0)

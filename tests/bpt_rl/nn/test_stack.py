@@ -54,7 +54,6 @@ def test_layers_start_different_and_are_applied_in_order_with_keys_of_their_own(
 
 
 @pytest.mark.parametrize("name", ["vanilla", "blockwise"])
-@pytest.mark.slow
 def test_the_way_of_a_kind_of_layer_through_whole_rows_equals_the_scan(name):
     """In value and gradient, with a dropout key of its own for every layer."""
     config = BackboneConfig(

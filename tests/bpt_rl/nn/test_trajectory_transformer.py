@@ -127,7 +127,6 @@ def test_reset_rows_begin_again_and_the_others_go_on():
 
 
 @pytest.mark.parametrize("schedule", [Schedule("vanilla"), Schedule(query_block=4, key_block=6)])
-@pytest.mark.slow
 def test_packed_chains_equal_chains_alone_and_nothing_leaks_from_one_to_the_next(schedule):
     model, tokens = _model(schedule), _tokens(PACKED)
     packed = np.asarray(_read(model, tokens))
@@ -170,7 +169,6 @@ def _trained(model, tokens):
     return model
 
 
-@pytest.mark.slow
 def test_a_model_trained_under_one_schedule_is_the_same_model_under_another():
     tokens = _tokens(PACKED)
     rates = {"attention_dropout": 0.2, "residual_dropout": 0.1, "embedding_dropout": 0.1}

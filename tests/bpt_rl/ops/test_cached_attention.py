@@ -84,7 +84,6 @@ def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window,
         assert int(cache.length.min()) > cache.num_slots
 
 
-@pytest.mark.slow
 def test_rows_that_are_filled_at_once_equal_rows_that_were_appended_to():
     rng = np.random.default_rng(0)
     T, lengths = 21, np.array([21, 5, 13])

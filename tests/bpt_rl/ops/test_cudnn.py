@@ -38,9 +38,9 @@ def _run(schedule: Schedule, mask: Mask):
 @pytest.mark.parametrize(
     ("mask", "heads_at_once"),
     [
-        pytest.param(Mask(), 1, marks=pytest.mark.slow, id="plain"),
-        pytest.param(Mask(window=9), 0, marks=pytest.mark.slow, id="window"),
-        pytest.param(Mask(0, ONE_CHAIN, ONE_CHAIN), 0, marks=pytest.mark.slow, id="rows that end early"),
+        pytest.param(Mask(), 1, id="plain"),
+        pytest.param(Mask(window=9), 0, id="window"),
+        pytest.param(Mask(0, ONE_CHAIN, ONE_CHAIN), 0, id="rows that end early"),
         pytest.param(Mask(7, TWO_CHAINS, TWO_CHAINS), 1, id="several chains in a row"),
     ],
 )

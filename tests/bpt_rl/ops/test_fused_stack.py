@@ -48,13 +48,7 @@ def run_stack(schedule: Schedule, dropout: float = 0.0):
     )
 
 
-# Each of the others is a mixture of these, and takes seconds to compile.
-QUICK = ("input", "output", "heads one by one", "segments")
-
-
-@pytest.mark.parametrize(
-    "policy", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in POLICIES]
-)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_every_saving_policy_equals_vanilla_in_value_and_gradient(policy):
     assert layers.differences(run_stack(POLICIES[policy]), run_stack(Schedule("vanilla"))).max() < 1e-5
 
@@ -79,8 +73,7 @@ def test_angles_are_the_same_block_by_block_where_there_are_too_many_to_keep(mon
     assert layers.differences(apart, together).max() < 1e-6
 
 
-@pytest.mark.parametrize("policy", ["input", pytest.param("segments, output, heads", marks=pytest.mark.slow)])
-@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["input", "segments, output, heads"])
 def test_layers_that_are_run_again_drop_the_same(policy):
     assert (
         layers.differences(run_stack(POLICIES[policy], 0.2), run_stack(Schedule("vanilla"), 0.2)).max() < 1e-5
@@ -90,12 +83,11 @@ def test_layers_that_are_run_again_drop_the_same(policy):
 @pytest.mark.parametrize(
     ("score_bytes", "rows", "heads"),
     [
-        pytest.param(600, 1, 1, marks=pytest.mark.slow),
+        (600, 1, 1),
         (1100, 1, 2),
-        pytest.param(2200, 2, 2, marks=pytest.mark.slow),
+        (2200, 2, 2),
     ],
 )
-@pytest.mark.slow
 def test_pairs_of_some_rows_and_heads_equal_vanilla(monkeypatch, score_bytes, rows, heads):
     """Few enough scores to a pair that rows and heads come one after another; each row has segments of its own."""
     monkeypatch.setattr(block_sizes, "SCORE_BYTES", score_bytes)
@@ -108,7 +100,7 @@ def test_pairs_of_some_rows_and_heads_equal_vanilla(monkeypatch, score_bytes, ro
 
 @pytest.mark.parametrize(
     ("policy", "error"),
-    [("bfloat16", 0.02), ("int8", 0.05), pytest.param("int8, segments", 0.05, marks=pytest.mark.slow)],
+    [("bfloat16", 0.02), ("int8", 0.05), ("int8, segments", 0.05)],
 )
 def test_rounded_inputs_leave_the_output_exact_and_cost_the_gradient_little(policy, error):
     (y, gradients), (exact_y, exact) = run_stack(REDUCED[policy]), run_stack(Schedule("vanilla"))
@@ -155,8 +147,8 @@ def _scratch(
         (Schedule(save="input"), 86),
         (Schedule(save="output"), 120),
         (Schedule(save="input", heads_at_once=1), 62),
-        pytest.param(Schedule(save="input", saved_type="bfloat16"), 74, marks=pytest.mark.slow),
-        pytest.param(Schedule(save="input", saved_type="int8"), 68, marks=pytest.mark.slow),
+        (Schedule(save="input", saved_type="bfloat16"), 74),
+        (Schedule(save="input", saved_type="int8"), 68),
         (Schedule(save="input", saved_type="int8", heads_at_once=1), 42),
         (Schedule("memory_efficient"), 1550),
     ],
@@ -170,7 +162,6 @@ def test_vanilla_takes_two_hundred_times_as_much():
     assert _scratch(Schedule("vanilla")) >= 200 * _scratch(Schedule(save="input"))
 
 
-@pytest.mark.slow
 def test_memory_grows_by_a_few_streams_per_token():
     """N inputs, one gradient, attention's output, and keys, values and their gradients of the heads at a time."""
     tokens = LARGE["num_tokens"]
@@ -181,7 +172,7 @@ def test_memory_grows_by_a_few_streams_per_token():
         assert growth <= streams * stream
 
 
-@pytest.mark.parametrize("save", [pytest.param("input", marks=pytest.mark.slow), "output"])
+@pytest.mark.parametrize("save", ["input", "output"])
 def test_segments_of_layers_take_less_than_all_at_once(save):
     """Nine layers' inputs less one for each of the other segments' first; XLA makes no copy of what is saved."""
     stream = LARGE["num_tokens"] * LARGE["width"] * FLOAT32 / MEBIBYTE

@@ -56,7 +56,6 @@ def test_int8_is_right_on_average():
     np.testing.assert_allclose(read.mean(), 10.3, atol=0.03)
 
 
-@pytest.mark.slow
 def test_int8_is_right_on_average_at_every_place_over_the_steps():
     """A rounding that depended on the place alone would err there in one direction for ever."""
     steps = [_rows(seed) for seed in range(200)]

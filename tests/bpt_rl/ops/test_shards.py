@@ -22,8 +22,8 @@ THREE = Shards(count=3, chunk=2)
     [
         (2, {"save": "output"}),
         (3, {"save": "output"}),
-        pytest.param(3, {"save": "input", "heads_at_once": 1}, marks=pytest.mark.slow),
-        pytest.param(4, {"save": "input", "segment_layers": 2}, marks=pytest.mark.slow),
+        (3, {"save": "input", "heads_at_once": 1}),
+        (4, {"save": "input", "segment_layers": 2}),
     ],
 )
 def test_several_devices_compute_what_one_does_and_drop_the_same(num_devices, options):

@@ -78,10 +78,7 @@ def blocks_of(monkeypatch):
     run.cache_clear()
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "all rows at once" else name for name in CASES],
-)
+@pytest.mark.parametrize("case", CASES)
 def test_whole_rows_equal_vanilla_in_value_and_gradient(case, blocks_of):
     expected = run(case, Schedule("vanilla"))
     made = blocks_of(case)
@@ -96,7 +93,6 @@ def test_devices_with_a_row_each_drop_what_one_device_drops(blocks_of):
     assert made == [1]
 
 
-@pytest.mark.slow
 def test_angles_that_are_too_many_to_keep_are_the_same(blocks_of, monkeypatch):
     case = "a row too many"
     expected = run(case, Schedule("vanilla"))
@@ -116,7 +112,6 @@ def test_a_forward_pass_alone_gives_the_same(blocks_of):
     assert made == [B]
 
 
-@pytest.mark.slow
 def test_bfloat16_costs_no_more_than_it_costs_vanilla(blocks_of):
     exact = run("a row too many", Schedule("vanilla"))
     made = blocks_of("a row too many")
