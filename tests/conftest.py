@@ -10,7 +10,7 @@ import pytest
 
 os.environ.setdefault("MUJOCO_GL", "disabled")
 # What tests compile runs for milliseconds. `make test-all` sets no options, and compiles as users do. Processes that
-# tests start do as this one.
+# tests start do as this one. XLA ends a process at an option that it does not know, as a later one may these.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -302,7 +302,8 @@ def test_a_clock_that_jumps_backwards_changes_nothing(entry, tmp_path, undisturb
     assert killing.differences(tmp_path / "run", undisturbed) == []
 
 
-BARE = {"PATH": os.defpath, "LC_ALL": "C", "TERM": "dumb"}
+# XLA's options are as in this process: a run is compared bit for bit with one that was compiled here.
+BARE = {"PATH": os.defpath, "LC_ALL": "C", "TERM": "dumb", "XLA_FLAGS": os.environ["XLA_FLAGS"]}
 
 
 def test_help_ends_quietly_where_nobody_reads_it():

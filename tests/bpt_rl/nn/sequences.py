@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 def compiled(function: Callable) -> Callable:
-    """Returns `function(model, ...)`, compiled."""
+    """Returns `function(model, ...)`, compiled once for all models of a structure."""
 
     @functools.partial(jax.jit, static_argnums=0)
     def on_state(graphdef, state, *arguments):

@@ -7,6 +7,9 @@ import numpy as np
 from bpt_rl.ops.masks import Mask
 from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, transformer_stack
 
+# Memory is that of users' programs: with XLA's older code generator a little less may do.
+AS_USERS = {"xla_cpu_use_fusion_emitters": True}
+
 
 def params(D: int, N: int, K: int, F: int, *, norm: str = "rms", seed: int = 0) -> BlockParams:
     """Returns parameters none of which is zero or one."""

@@ -13,7 +13,7 @@ from bpt_rl.training.memory import estimate
 from bpt_rl.training.step_size import BatchSize, StepSize
 from experiments.measurements.estimate import CASES, row
 
-QUICK = ("demo",)
+QUICK = ("demo", "rows of 64")
 # A row of 8 episodes of 4,096 steps, 4 layers of width 64 with 8 heads.
 LONG = StepSize(
     backbone=BackboneConfig(num_layers=4, num_heads=8),
