@@ -92,9 +92,11 @@ class OnDevice:
         state, said = self._decode(self._params, state, lines, reset, key, np.int32(num_acts))
         said = np.asarray(said)
         num_actions = 1 if self._is_discrete else self._width
-        actions, features, parameters = np.split(said, [num_actions, num_actions + self._width], axis=1)
+        actions, rest = said[:, :num_actions], said[:, num_actions:]
         return state, Said(
-            actions[:, 0].astype(np.int32) if self._is_discrete else actions, features, parameters
+            actions[:, 0].astype(np.int32) if self._is_discrete else actions,
+            rest[:, : self._width],
+            rest[:, self._width :],
         )
 
     def decode_memory(self, num_rows: int) -> Any:

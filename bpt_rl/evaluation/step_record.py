@@ -1,5 +1,6 @@
 """What an agent knows at one environment step as one line of numbers: one transfer to the device instead of a dozen."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class StepRecord:
         """Returns the record of an environment's steps."""
         return cls(spec.observation_size, spec.actions.width)
 
-    @property
+    @functools.cached_property
     def places(self) -> Mapping[str, slice | int]:
         """Where each field is: columns of a field with an axis of its own, else one column."""
         places: dict[str, slice | int] = {}
@@ -42,7 +43,7 @@ class StepRecord:
             start += sizes.get(name, 1)
         return places
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Numbers in a line."""
         return 2 * self.observation_size + self.action_width + len(StepInputs._fields) - 3

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from bpt_rl.evaluation.config import CACHES
 from experiments.measurements.policies import POLICIES
 
 PARTS = (
@@ -84,6 +85,7 @@ class MeasurementConfig:
         environments: names of those to play in, as in env.name; empty plays in one of each kind.
         windows: environment steps of the training windows of `decision_transformer`.
         rollout_windows: environment steps of its rollout windows.
+        rollout_caches: caches of our rollouts there, as in evaluation.cache.
     """
 
     parts: list[str] = field(default_factory=lambda: ["exactness", "memory", "time"], hash=False)
@@ -117,10 +119,16 @@ class MeasurementConfig:
     environments: list[str] = field(default_factory=list, hash=False)
     windows: list[int] = field(default_factory=lambda: [20, 100], hash=False)
     rollout_windows: list[int] = field(default_factory=lambda: [20, 200], hash=False)
+    rollout_caches: list[str] = field(default_factory=lambda: ["compute"], hash=False)
 
     def __post_init__(self) -> None:
         """Refuses unknown names and values out of range."""
-        known = {"parts": PARTS, "policies": tuple(POLICIES), "training_policies": tuple(POLICIES)}
+        known = {
+            "parts": PARTS,
+            "policies": tuple(POLICIES),
+            "training_policies": tuple(POLICIES),
+            "rollout_caches": CACHES,
+        }
         for name, all_ in known.items():
             unknown = [value for value in getattr(self, name) if value not in all_]
             if unknown:

@@ -2,12 +2,12 @@
 
 Both networks have the same sizes, read the same three tokens per environment step (return-to-go, state, action), drop
 at the same rates in the same places, and take steps of AdamW. A rollout plays Hopper-v5 with a full window at every
-timed step: theirs reads the window again, ours keeps keys and values and sees the same number of steps back.
+timed step: theirs reads the window again, ours keeps keys and values and sees the same number of steps back. What a
+cache of another type changes of the actions is told beside its time.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,13 @@ NEEDED = ("torch", "transformers", "gymnasium", "mujoco")
 BATCH_STEPS = 1280  # environment steps of a training batch, whatever the window
 # Environment steps that are timed: many of ours, few of theirs where each takes seconds.
 OUR_STEPS, THEIR_TOKENS = 400, 60_000
+# Environment steps, warm-up of a rollout: the actions of caches of two types are compared in them.
+WARM_UP = 5
 BOTH = ("ours", "transformers")
 
 
-@dataclass
-class Player:
-    """Something that acts, from a full window on.
-
-    Attributes:
-        act: from an observation and the reward before it to an action.
-        steps: environment steps to time.
-    """
-
-    act: Callable[[np.ndarray, float], np.ndarray]
-    steps: int
+# From an observation and the reward before it to an action.
+Act = Callable[[np.ndarray, float], np.ndarray]
 
 
 def measure(job: Job) -> Iterator[dict[str, Any]]:
@@ -54,7 +47,7 @@ def measure(job: Job) -> Iterator[dict[str, Any]]:
     for steps in job.config.windows:
         yield processes.in_child(train, job.config, steps, cores=first)
     for steps in job.config.rollout_windows:
-        yield processes.in_child(play, steps, cores=first)
+        yield from processes.in_child(play, steps, job.config.rollout_caches, cores=first)
 
 
 def train(config: MeasurementConfig, window_steps: int) -> dict[str, Any]:
@@ -67,12 +60,18 @@ def train(config: MeasurementConfig, window_steps: int) -> dict[str, Any]:
     return _row("training step", window_steps, len(batch.rewards), timings)
 
 
-def play(window_steps: int) -> dict[str, Any]:
-    """Returns the processor seconds of an environment step of both: the network and Hopper-v5."""
+def play(window_steps: int, caches: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns, per cache of ours, the processor seconds of an environment step of both: network and Hopper-v5."""
     few = max(5, min(OUR_STEPS, THEIR_TOKENS // window_steps // 3))
-    players = {"ours": _ours(window_steps), "transformers": _theirs(window_steps, few)}
-    timings = {name: _played(player) for name, player in players.items()}
-    return _row("environment step", window_steps, 1, timings)
+    theirs = _played(_theirs(window_steps), few)
+    rows, exact = [], np.stack(_warmed_up(ours.Filled(window_steps, WARM_UP)))
+    for cache in caches:
+        player = ours.Filled(window_steps, OUR_STEPS + 2 * WARM_UP, cache=cache)
+        changed = np.abs(np.stack(_warmed_up(player)) - exact).max()
+        timings = {"ours": _played(player.act, OUR_STEPS), "transformers": theirs}
+        row = _row("environment step", window_steps, 1, timings)
+        rows.append({**row, "cache": cache, "largest_change_of_actions": float(changed)})
+    return rows
 
 
 def _row(work: str, window_steps: int, batch: int, timings: dict[str, timing.Timings]) -> dict[str, Any]:
@@ -82,6 +81,7 @@ def _row(work: str, window_steps: int, batch: int, timings: dict[str, timing.Tim
     spreads = {f"{key}_{name}": value for name in BOTH for key, value in timings[name].columns().items()}
     return {
         "work": work,
+        "cache": "",
         "window_steps": window_steps,
         "tokens": 3 * window_steps,
         "batch": batch,
@@ -89,38 +89,40 @@ def _row(work: str, window_steps: int, batch: int, timings: dict[str, timing.Tim
         "ours_over_transformers": ratio(medians["ours"], medians["transformers"]),
         **{f"per_cpu_second_{name}": rate for name, rate in rates.items()},
         "times_as_often": ratio(rates["ours"], rates["transformers"]),
+        "largest_change_of_actions": None,
     }
 
 
-def _played(player: Player) -> timing.Timings:
+def _warmed_up(player: ours.Filled) -> list[np.ndarray]:
+    """Returns the actions at a few observations that are the same for every player."""
+    rng = np.random.default_rng(1)
+    return [player.act(rng.standard_normal(SPEC.observation_size), 0.0) for _ in range(WARM_UP)]
+
+
+def _played(act: Act, steps: int) -> timing.Timings:
     """Plays one long episode; falling over does not end it. The first steps do not count."""
     import gymnasium
 
-    warm_up = 3
-    limit = player.steps + warm_up
+    limit = steps + WARM_UP
     env = gymnasium.make("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=limit + 1)
     at = {"observation": env.reset(seed=0)[0], "reward": 0.0}
     timings = timing.Timings()
 
     def step() -> None:
-        action = player.act(at["observation"], at["reward"])
+        action = act(at["observation"], at["reward"])
         at["observation"], at["reward"] = env.step(np.clip(action, -1, 1))[:2]
 
     for index in range(limit):
-        step() if index < warm_up else timings.add(step)
+        step() if index < WARM_UP else timings.add(step)
     env.close()
     return timings
 
 
-def _ours(window_steps: int) -> Player:
-    return Player(ours.Filled(window_steps, OUR_STEPS + 10).act, OUR_STEPS)
-
-
-def _theirs(window_steps: int, steps: int) -> Player:
+def _theirs(window_steps: int) -> Act:
     sizes = {"observation_size": SPEC.observation_size, "action_size": SPEC.actions.width}
     model = peer.make_model(window_steps, window_steps, **sizes)
     window = peer.SlidingWindow(model, noise(1, window_steps))
-    return Player(lambda observation, _: window.act(observation, 1.0, window_steps - 1), steps)
+    return lambda observation, _: window.act(observation, 1.0, window_steps - 1)
 
 
 def noise(num_rows: int, num_steps: int) -> Window:
@@ -144,6 +146,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     """Returns one table for training and one for rollouts."""
     found = []
     for work in dict.fromkeys(row["work"] for row in rows):
+        caches = {"our cache": text("cache"), "action differs by": number("largest_change_of_actions", 5)}
         columns = {
             "window, steps": lambda row: count(row["window_steps"]),
             "tokens": number("tokens", 0),
@@ -154,6 +157,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             "ours, per s": number("per_cpu_second_ours", 1),
             "transformers, per s": number("per_cpu_second_transformers", 1),
             "times as often": number("times_as_often", 1),
+            **(caches if work == "environment step" else {}),
         }
         title = f"Decision Transformer beside Hugging Face's, one core: processor milliseconds of one {work}, median"
         found.append(listed(title, [row for row in rows if row["work"] == work], columns))

@@ -93,9 +93,10 @@ class Filled:
     Args:
         window_steps: environment steps that every step sees, itself included.
         more: environment steps that will follow.
+        cache: type of the cached keys and values.
     """
 
-    def __init__(self, window_steps: int, more: int):
+    def __init__(self, window_steps: int, more: int, *, cache: str = "compute"):
         import jax
 
         from bpt_rl.evaluation.cached_policy import TransformerPolicy
@@ -107,6 +108,7 @@ class Filled:
             num_episodes=1,
             max_episode_steps=longest,
             temperature=0.0,
+            cache=cache,
         )
         self._state = self._policy.start(1, jax.random.key(0))
         self._active = np.ones(1, bool)

@@ -38,14 +38,28 @@ def test_rows_say_how_much_less_and_how_much_more_often(monkeypatch):
     row = decision_transformer._row("training step", 20, 64, timings)
     assert (row["ours_over_transformers"], row["times_as_often"]) == (1 / 3, 3)
     assert (row["per_cpu_second_ours"], row["tokens"]) == (1, 60)
-    (table,) = decision_transformer.tables(as_text([row]))
-    assert table.lines[1][:3] == ["20", "60", "64"]
+    played = {**row, "work": "environment step", "cache": "int8", "largest_change_of_actions": 0.25}
+    training, rollout = decision_transformer.tables(as_text([row, played]))
+    assert training.lines[1][:3] == ["20", "60", "64"]
+    assert "our cache" not in training.lines[0]
+    assert rollout.lines[1][-2:] == ["int8", "0.25000"]
+
+
+def test_rows_compare_the_actions_of_caches(monkeypatch):
+    monkeypatch.setattr(decision_transformer, "OUR_STEPS", 1)
+    nothing = decision_transformer.timing.Timings([1.0], [1.0])
+    monkeypatch.setattr(decision_transformer, "_theirs", lambda window_steps: None)
+    monkeypatch.setattr(decision_transformer, "_played", lambda act, steps: nothing)
+    exact, rounded = decision_transformer.play(3, ["compute", "int8"])
+    assert (exact["cache"], rounded["cache"]) == ("compute", "int8")
+    assert exact["largest_change_of_actions"] == 0
+    assert 0 < rounded["largest_change_of_actions"] < 0.05
 
 
 def test_both_can_be_played_and_trained(make_job):
     for name in decision_transformer.NEEDED:
         pytest.importorskip(name)
-    job = make_job(windows=[640], rollout_windows=[3])
+    job = make_job(windows=[640], rollout_windows=[3], rollout_caches=["int8"])
     training, rollout = decision_transformer.measure(job)
     assert (training["work"], training["batch"]) == ("training step", 2)
     assert rollout["per_cpu_second_ours"] > 1
