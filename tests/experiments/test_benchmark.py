@@ -2,7 +2,6 @@
 
 import sys
 
-import jax
 import pytest
 
 from experiments import benchmark, run_directory
@@ -14,15 +13,6 @@ TINY = (
     "benchmark.repeats=1",
     "hydra.run.dir=run",
 )
-
-
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    """What is measured here does not have to be fast, but there soon."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_parts_leave_files_and_tables_and_what_cannot_be_measured_is_said(entry, tmp_path, monkeypatch):

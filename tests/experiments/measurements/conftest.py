@@ -1,6 +1,5 @@
 """A benchmark so small that only its arithmetic counts."""
 
-import jax
 import pytest
 
 from experiments.measurements.config import MeasurementConfig
@@ -17,12 +16,3 @@ def make_job(tmp_path):
         return Job(MeasurementConfig(**(tiny | options)), tmp_path, peers)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    """What is measured here does not have to be fast, but there soon."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
