@@ -13,7 +13,7 @@ demo: $(STAMP)
 test: check
 	$(BIN)/python -m pytest -n 2
 
-# Everything, compiled as users' programs are, but for the parts of the benchmark.
+# Everything, compiled as users' programs are.
 test-all: check
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m ""
 
