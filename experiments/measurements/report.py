@@ -1,6 +1,6 @@
 """From the CSV files of a folder to `table.md` and figures: `python -m experiments.measurements.report FOLDER`.
 
-The CSV files may come from several runs: put them in one folder, each with its own `environment.json` or one for all.
+The CSV files may come from several runs: put them in one folder, with the `environment.json` of one of them.
 """
 
 import argparse
