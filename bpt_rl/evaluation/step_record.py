@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ class StepRecord:
         for name in StepInputs._fields:
             places[name] = slice(start, start + sizes[name]) if name in sizes else start
             start += sizes.get(name, 1)
-        return places
+        return MappingProxyType(places)
 
-    @functools.cached_property
+    @property
     def width(self) -> int:
         """Numbers in a line."""
         return 2 * self.observation_size + self.action_width + len(StepInputs._fields) - 3

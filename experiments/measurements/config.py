@@ -133,6 +133,11 @@ class MeasurementConfig:
             unknown = [value for value in getattr(self, name) if value not in all_]
             if unknown:
                 raise ValueError(f"benchmark.{name}: there is no {unknown[0]!r}; known: {', '.join(all_)}")
+        if not self.rollout_caches:
+            raise ValueError(
+                f"benchmark.rollout_caches must name at least one of {', '.join(CACHES)}; without rollouts: "
+                f"benchmark.rollout_windows=[]"
+            )
         for name, one_of in (("dtype", DTYPES), ("training_layout", LAYOUTS)):
             if getattr(self, name) not in one_of:
                 raise ValueError(

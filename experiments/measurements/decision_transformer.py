@@ -2,8 +2,9 @@
 
 Both networks have the same sizes, read the same three tokens per environment step (return-to-go, state, action), drop
 at the same rates in the same places, and take steps of AdamW. A rollout plays Hopper-v5 with a full window at every
-timed step: theirs reads the window again, ours keeps keys and values and sees the same number of steps back. What a
-cache of another type changes of the actions is told beside its time.
+timed step: theirs reads the window again, ours keeps keys and values and sees the same number of steps back. Theirs is
+played first, once for a window, and ours once for each type of cache; how much a type changes the actions of an
+untrained network is told beside its time.
 """
 
 import importlib.util
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from bpt_rl.types import UserError, Window
 from experiments.measurements import decision_transformer_peer as peer
@@ -25,11 +27,9 @@ NEEDED = ("torch", "transformers", "gymnasium", "mujoco")
 BATCH_STEPS = 1280  # environment steps of a training batch, whatever the window
 # Environment steps that are timed: many of ours, few of theirs where each takes seconds.
 OUR_STEPS, THEIR_TOKENS = 400, 60_000
-# Environment steps, warm-up of a rollout: the actions of caches of two types are compared in them.
-WARM_UP = 5
+# Environment steps of a rollout that do not count; and at how many observations the actions of two caches are compared.
+WARM_UP, COMPARED = 5, 100
 BOTH = ("ours", "transformers")
-
-
 # From an observation and the reward before it to an action.
 Act = Callable[[np.ndarray, float], np.ndarray]
 
@@ -64,14 +64,24 @@ def play(window_steps: int, caches: Sequence[str]) -> list[dict[str, Any]]:
     """Returns, per cache of ours, the processor seconds of an environment step of both: network and Hopper-v5."""
     few = max(5, min(OUR_STEPS, THEIR_TOKENS // window_steps // 3))
     theirs = _played(_theirs(window_steps), few)
-    rows, exact = [], np.stack(_warmed_up(ours.Filled(window_steps, WARM_UP)))
+    make = lambda cache: ours.Filled(window_steps, COMPARED + WARM_UP + OUR_STEPS, cache=cache)
+    exact = make("compute")
+    exact_actions = _actions(exact)
+    rows = []
     for cache in caches:
-        player = ours.Filled(window_steps, OUR_STEPS + 2 * WARM_UP, cache=cache)
-        changed = np.abs(np.stack(_warmed_up(player)) - exact).max()
+        player = exact if cache == "compute" else make(cache)
+        actions = exact_actions if player is exact else _actions(player)
         timings = {"ours": _played(player.act, OUR_STEPS), "transformers": theirs}
         row = _row("environment step", window_steps, 1, timings)
-        rows.append({**row, "cache": cache, "largest_change_of_actions": float(changed)})
+        rows.append(
+            {**row, "cache": cache, "largest_change_of_actions": largest_change(actions, exact_actions)}
+        )
     return rows
+
+
+def largest_change(actions: Float[np.ndarray, "steps A"], exact: Float[np.ndarray, "steps A"]) -> float:
+    """Returns by how much any number of any action differs."""
+    return float(np.abs(actions - exact).max())
 
 
 def _row(work: str, window_steps: int, batch: int, timings: dict[str, timing.Timings]) -> dict[str, Any]:
@@ -93,14 +103,15 @@ def _row(work: str, window_steps: int, batch: int, timings: dict[str, timing.Tim
     }
 
 
-def _warmed_up(player: ours.Filled) -> list[np.ndarray]:
-    """Returns the actions at a few observations that are the same for every player."""
+def _actions(player: ours.Filled) -> Float[np.ndarray, "steps A"]:
+    """Returns what a player does at observations that are the same for every player."""
     rng = np.random.default_rng(1)
-    return [player.act(rng.standard_normal(SPEC.observation_size), 0.0) for _ in range(WARM_UP)]
+    observations = rng.standard_normal((COMPARED, SPEC.observation_size))
+    return np.stack([player.act(observation, 0.0) for observation in observations])
 
 
 def _played(act: Act, steps: int) -> timing.Timings:
-    """Plays one long episode; falling over does not end it. The first steps do not count."""
+    """Returns the times of so many steps of one long episode; falling over does not end it."""
     import gymnasium
 
     limit = steps + WARM_UP

@@ -12,6 +12,14 @@ from experiments.measurements.policies import POLICIES, chosen
         ({"parts": ["memory", "tme"]}, "benchmark.parts: there is no 'tme'; known: exactness, memory"),
         ({"policies": ["block"]}, "benchmark.policies: there is no 'block'; known: vanilla"),
         ({"training_policies": ["block"]}, "benchmark.training_policies: there is no 'block'"),
+        (
+            {"rollout_caches": ["float16"]},
+            "benchmark.rollout_caches: there is no 'float16'; known: compute, bfloat16, int8",
+        ),
+        (
+            {"rollout_caches": []},
+            "benchmark.rollout_caches must name at least one of compute, bfloat16, int8",
+        ),
         ({"dtype": "float16"}, "benchmark.dtype must be float32 or bfloat16, got 'float16'"),
         ({"training_layout": "x"}, "benchmark.training_layout must be step or interleaved"),
         ({"repeats": 0}, "benchmark.repeats must be at least 1, got 0"),

@@ -45,15 +45,40 @@ def test_rows_say_how_much_less_and_how_much_more_often(monkeypatch):
     assert rollout.lines[1][-2:] == ["int8", "0.25000"]
 
 
-def test_rows_compare_the_actions_of_caches(monkeypatch):
-    monkeypatch.setattr(decision_transformer, "OUR_STEPS", 1)
-    nothing = decision_transformer.timing.Timings([1.0], [1.0])
-    monkeypatch.setattr(decision_transformer, "_theirs", lambda window_steps: None)
-    monkeypatch.setattr(decision_transformer, "_played", lambda act, steps: nothing)
-    exact, rounded = decision_transformer.play(3, ["compute", "int8"])
+def test_rows_compare_the_actions_of_caches_and_the_times_of_both(monkeypatch):
+    asked = []
+
+    def played(act, steps):
+        asked.append(steps)
+        seconds = 2.0 if act == "theirs" else 1.0
+        return decision_transformer.timing.Timings([seconds], [seconds])
+
+    monkeypatch.setattr(decision_transformer, "COMPARED", 4)
+    monkeypatch.setattr(decision_transformer, "OUR_STEPS", 7)
+    monkeypatch.setattr(decision_transformer, "_theirs", lambda window_steps: "theirs")
+    monkeypatch.setattr(decision_transformer, "_played", played)
+    rounded, exact = decision_transformer.play(3, ["int8", "compute"])
     assert (exact["cache"], rounded["cache"]) == ("compute", "int8")
     assert exact["largest_change_of_actions"] == 0
     assert 0 < rounded["largest_change_of_actions"] < 0.05
+    assert [row["times_as_often"] for row in (rounded, exact)] == [2, 2]
+    assert asked == [7, 7, 7]  # Of theirs no more than of ours.
+
+
+def test_the_largest_change_is_that_of_any_number():
+    assert (
+        decision_transformer.largest_change(np.array([[0.0, -2], [1, 1]]), np.array([[0.0, 1], [1, 0]])) == 3
+    )
+
+
+def test_every_window_is_played_with_the_caches_that_are_asked_for(make_job, monkeypatch):
+    monkeypatch.setattr(decision_transformer, "NEEDED", ("jax",))
+    in_child = lambda function, *arguments, cores: [(function, *arguments)]
+    monkeypatch.setattr(decision_transformer.processes, "in_child", in_child)
+    job = make_job(windows=[], rollout_windows=[3, 5], rollout_caches=["int8", "compute"])
+    play = decision_transformer.play
+    expected = [(play, 3, ["int8", "compute"]), (play, 5, ["int8", "compute"])]
+    assert list(decision_transformer.measure(job)) == expected
 
 
 def test_both_can_be_played_and_trained(make_job):
@@ -63,3 +88,4 @@ def test_both_can_be_played_and_trained(make_job):
     training, rollout = decision_transformer.measure(job)
     assert (training["work"], training["batch"]) == ("training step", 2)
     assert rollout["per_cpu_second_ours"] > 1
+    assert (rollout["cache"], rollout["runs_ours"]) == ("int8", decision_transformer.OUR_STEPS)
