@@ -1,7 +1,7 @@
 """From the CSV files of a folder to `table.md` and figures: `python -m experiments.measurements.report FOLDER`.
 
-The CSV files may come from several runs: put them in one folder, with the `environment.json` of the
-last, whose machine and commit the tables name.
+The CSV files may come from several runs: put them in one folder, with the `environment.json` of one
+of them, whose machine and commit the tables name.
 """
 
 import argparse
