@@ -68,7 +68,7 @@ def play(window_steps: int, caches: Sequence[str]) -> list[dict[str, Any]]:
     exact = make("compute")
     exact_actions = _actions(exact)
     rows = []
-    for cache in caches:
+    for cache in dict.fromkeys(caches):
         player = exact if cache == "compute" else make(cache)
         actions = exact_actions if player is exact else _actions(player)
         timings = {"ours": _played(player.act, OUR_STEPS), "transformers": theirs}

@@ -57,7 +57,7 @@ def test_rows_compare_the_actions_of_caches_and_the_times_of_both(monkeypatch):
     monkeypatch.setattr(decision_transformer, "OUR_STEPS", 7)
     monkeypatch.setattr(decision_transformer, "_theirs", lambda window_steps: "theirs")
     monkeypatch.setattr(decision_transformer, "_played", played)
-    rounded, exact = decision_transformer.play(3, ["int8", "compute"])
+    rounded, exact = decision_transformer.play(3, ["int8", "compute", "compute"])
     assert (exact["cache"], rounded["cache"]) == ("compute", "int8")
     assert exact["largest_change_of_actions"] == 0
     assert 0 < rounded["largest_change_of_actions"] < 0.05
