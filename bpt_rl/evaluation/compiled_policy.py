@@ -157,7 +157,7 @@ def _compiled(
     num_queries: int,
 ) -> tuple[Any, Any, Any]:
     """Returns the device functions; those that take a state consume it."""
-    record, lane_options = StepRecord.of(reader.spec), cached_attention.lane_options(num_queries)
+    record, sum_options = StepRecord.of(reader.spec), cached_attention.sum_options(num_queries)
 
     def model_of(params: list) -> TrajectoryTransformer:
         leaves = [
@@ -171,8 +171,8 @@ def _compiled(
 
     def decode(params, state, lines, reset, key, num_acts):
         model = model_of(params)
-        if lane_options and isinstance(layer := model.stack.layers, TransformerLayer):
-            layer.in_lanes = True
+        if sum_options and isinstance(layer := model.stack.layers, TransformerLayer):
+            layer.by_sums = True
         inputs = record.unpack(lines[:, None])
         parameters, state = model.decode(reader.read(inputs), model.reset(state, reset))
         key = jax.random.fold_in(key, num_acts)
@@ -197,7 +197,7 @@ def _compiled(
             ),
         )
 
-    decode = jax.jit(decode, donate_argnums=1, compiler_options=lane_options)
+    decode = jax.jit(decode, donate_argnums=1, compiler_options=sum_options)
     return jax.jit(empty, static_argnums=1), decode, jax.jit(prefill, donate_argnums=1)
 
 

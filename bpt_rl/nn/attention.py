@@ -21,8 +21,8 @@ from bpt_rl.ops.masks import Mask
 class TransformerLayer(nnx.Module):
     """Attention and feed-forward, each behind a norm and around a residual.
 
-    Parameters are float32; compute runs in `config.dtype`. The schedule decides how, never what. So does `in_lanes`,
-    for a cache: true where what continues it is compiled with `cached_attention.lane_options`.
+    Parameters are float32; compute runs in `config.dtype`. The schedule decides how, never what. So does `by_sums`,
+    for a cache: true where what continues it is compiled with `cached_attention.sum_options`.
     """
 
     def __init__(self, config: BackboneConfig, schedule: Schedule, *, rngs: nnx.Rngs):
@@ -48,7 +48,7 @@ class TransformerLayer(nnx.Module):
         self.spec = block_spec(config, schedule)
         self.window = config.window
         self.queries_per_key = N // K
-        self.in_lanes = False
+        self.by_sums = False
 
     def init_state(self, num_rows: int, capacity: int) -> KeyValueCache:
         """Returns an empty cache of the compute type for rows of at most `capacity` tokens, or of any with a window."""
@@ -119,7 +119,7 @@ class TransformerLayer(nnx.Module):
             state,
             query_offset,
             window=self.window,
-            in_lanes=self.in_lanes,
+            by_sums=self.by_sums,
         )
         return block.finish_block(x, join_heads(attended), params, spec=self.spec), state
 

@@ -4,9 +4,10 @@ A step visits the blocks that hold something, one after the other, so that its c
 capacity.
 
 Several queries that share a block's keys are matrix products with it. For a single one the products are no more than
-reading the block, and a CPU is quickest at that if nothing is copied and nothing added up across a vector: the slots
-then go through in lanes. Slot s belongs to lane s mod L, and every lane has a softmax of its own, which a vector
-instruction takes on for several lanes at once. Lanes are merged after the last block.
+reading the block, and a CPU is quickest at that if nothing is copied and nothing added up across a vector: they are
+then written as sums. Values of wide heads are added slot by slot, a vector holding some of their width. Those of narrow
+heads lie with their slots last, and go through in lanes: slot s belongs to lane s mod L, and every lane has a softmax of
+its own, which a vector instruction takes on for several lanes at once. Lanes are merged after the last block.
 
 Shapes: C blocks, S slots per block, B rows, K key-value heads, G query heads per key-value head, T tokens of one call,
 H head width, L lanes.
@@ -27,14 +28,14 @@ from bpt_rl.ops import key_value_cache, softmax_summary
 from bpt_rl.ops.key_value_cache import SLOTS_PER_LANE, KeyValueCache
 from bpt_rl.ops.softmax_summary import Summary
 
-# Lanes are as quick as memory where XLA fuses the two products with what is read. Its library of kernels for CPUs, to
-# which it would hand the sums over, makes them ten times slower.
-LANE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# Sums are as quick as memory where XLA fuses them with what is read. Its library of kernels for CPUs, to which it would
+# hand them over, makes them ten times slower.
+SUM_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @functools.cache
-def lane_options(num_queries: int) -> dict[str, str]:
-    """Returns what a step that attends `in_lanes` must be compiled with; nothing where lanes are not the quicker way.
+def sum_options(num_queries: int) -> dict[str, str]:
+    """Returns what a step that attends `by_sums` must be compiled with; nothing where sums are not the quicker way.
 
     Args:
         num_queries: G * T of a call.
@@ -42,10 +43,10 @@ def lane_options(num_queries: int) -> dict[str, str]:
     if num_queries != 1 or jax.default_backend() != "cpu":
         return {}
     try:
-        jax.jit(lambda: 0, compiler_options=LANE_OPTIONS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=SUM_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:  # XLA's options come and go.
         return {}
-    return LANE_OPTIONS
+    return SUM_OPTIONS
 
 
 def attend(
@@ -54,7 +55,7 @@ def attend(
     query_offset: Int[Array, " B"],
     *,
     window: int,
-    in_lanes: bool = False,
+    by_sums: bool = False,
 ) -> Float[Array, "B K G T H"]:
     """Returns attention of T tokens that stand in the cache already, float32; softmax and sums are float32.
 
@@ -63,7 +64,7 @@ def attend(
         cache: after `append`.
         query_offset: position of query 0 of each row.
         window: most tokens that a query sees, itself included; 0 is no limit.
-        in_lanes: the caller compiles with `lane_options`, and they are not empty. Without these options lanes are slow.
+        by_sums: the caller compiles with `sum_options`, and they are not empty. Without these options sums are slow.
     """
     T, num_blocks, block = query.shape[3], cache.key.shape[0], cache.key.shape[4]
     # A cache that is smaller than the window holds whole rows, and never comes round.
@@ -73,20 +74,21 @@ def attend(
             f"{cache.num_slots - window + 1} tokens a call, got {T}"
         )
     position = query_offset[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    score = _scoring(query, cache, position, window, in_lanes and num_blocks > 1)
+    by_sums &= num_blocks > 1
+    score = _scoring(query, cache, position, window, by_sums)
     if num_blocks == 1:
-        return softmax_summary.finish(_summarise(score(0), cache, 0, query.dtype))
+        return softmax_summary.finish(_summarise(score(0), cache, 0, query.dtype, by_sums))
     longest = cache.length.max()
     start, stop = jnp.int32(0), jnp.minimum((longest + block - 1) // block, num_blocks)
     if window:  # Until a row comes round, the blocks before all windows hold nothing that is seen.
         earliest = jnp.maximum(query_offset.min() - window + 1, 0) // block
         start = jnp.where(longest <= cache.num_slots, earliest, 0)
-    if in_lanes:
+    if by_sums and not key_value_cache.has_wide_heads(cache.key.shape[3]):
         add = lambda index, lanes: _add_to_lanes(lanes, score(index), cache, index)
         lanes = jax.lax.fori_loop(start, stop, add, _empty_lanes(query, block // SLOTS_PER_LANE))
         return softmax_summary.finish(_merge_lanes(lanes))
     add = lambda index, summary: softmax_summary.merge(
-        summary, _summarise(score(index), cache, index, query.dtype)
+        summary, _summarise(score(index), cache, index, query.dtype, by_sums)
     )
     return softmax_summary.finish(jax.lax.fori_loop(start, stop, add, softmax_summary.empty(query)))
 
@@ -104,14 +106,14 @@ def _scoring(
     cache: KeyValueCache,
     position: Int[Array, "B T"],
     window: int,
-    in_lanes: bool,
+    by_sums: bool,
 ) -> Callable[[Array | int], Float[Array, "B K G T S"]]:
     """Returns the function that scores the slots of a block, -inf where a query does not see one."""
     block, num_slots = cache.key.shape[4], cache.num_slots
     factor = jnp.float32(query.shape[-1] ** -0.5)
 
     def score(index: Array | int) -> Float[Array, "B K G T S"]:
-        if in_lanes:
+        if by_sums:
             key = key_value_cache.read_block(cache.key, index, jnp.dtype(jnp.float32))[:, :, None, None]
             scores = (query.astype(jnp.float32)[..., None] * key).sum(axis=-2)
         else:
@@ -132,19 +134,29 @@ def _scoring(
 
 
 def _summarise(
-    scores: Float[Array, "B K G T S"], cache: KeyValueCache, index: Array | int, dtype: jnp.dtype
+    scores: Float[Array, "B K G T S"],
+    cache: KeyValueCache,
+    index: Array | int,
+    dtype: jnp.dtype,
+    by_sums: bool,
 ) -> Summary:
-    """Summarises one block by matrix products."""
+    """Summarises one block; by sums only where heads are wide."""
     peak = scores.max(axis=-1)
     weights = jnp.exp(scores - softmax_summary.finite(peak)[..., None])
     mass = weights.sum(axis=-1)
     if cache.value_scale is not None:
         weights = weights * key_value_cache.take(cache.value_scale, index)[:, :, None, None]
+    if by_sums:
+        value = key_value_cache.read_block(cache.value, index, jnp.dtype(jnp.float32))[:, :, None, None]
+        return Summary(peak, mass, (weights[..., None] * value).sum(axis=-2))
+    value = key_value_cache.read_block(cache.value, index, dtype)
+    if key_value_cache.has_wide_heads(cache.key.shape[3]):
+        return Summary(peak, mass, softmax_summary.weigh(weights, value))
     # The large factor comes first, and both as they lie, which is what XLA's quick products for CPUs take. Without the
     # barrier it turns the weights round again, for a quarter to three quarters more time with heads 128 wide.
     weights = jax.lax.optimization_barrier(jnp.moveaxis(weights.astype(dtype), -1, 2))
-    value = _einsum("BKHS,BKSGT->BKHGT", key_value_cache.read_block(cache.value, index, dtype), weights)
-    return Summary(peak, mass, jnp.moveaxis(value, 2, -1))
+    weighed = _einsum("BKHS,BKSGT->BKHGT", value, weights)
+    return Summary(peak, mass, jnp.moveaxis(weighed, 2, -1))
 
 
 def _empty_lanes(query: Float[Array, "B K G T H"], num_lanes: int) -> _Lanes:

@@ -1,7 +1,9 @@
 """Keys and values that are kept from call to call: how they lie, how they are written, how a block of them is read.
 
-A cache is cut into blocks of slots. Each block lies together in memory, with the slots last. Where a window bounds what
-a query sees, the slots are a ring, and the newest tokens overwrite the oldest.
+A cache is cut into blocks of slots. Each block lies together in memory, keys with the slots last. So do values of
+narrow heads; those of wide heads lie with their width last, which fills vectors as well, and which products with the
+weights of several queries are quickest at. Where a window bounds what a query sees, the slots are a ring, and the newest
+tokens overwrite the oldest.
 
 Shapes: C blocks, S slots per block, B rows, K key-value heads, T tokens of one call, H head width.
 """
@@ -12,10 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-# Of one block of keys, in float32: what the second-level cache of a CPU holds; other devices want more at a time.
-BLOCK_BYTES = {"cpu": 1 << 20}
+# Of one block of keys, in float32. XLA for CPUs copies a block before it multiplies it: the second-level cache must hold
+# a block of keys, one of values and the copies of both. Other devices want more at a time.
+BLOCK_BYTES = {"cpu": 1 << 19}
 OTHER_BLOCK_BYTES = 1 << 24
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 1024
+# From this width on a head is a wide one, and the most slots of its blocks.
+WIDE_HEAD, LARGEST_WIDE_BLOCK = 128, 512
 # From so many slots on there are two blocks at least: XLA copies a block that is the whole cache more than once.
 MOST_ALONE = 256
 # Tokens that one call may append to a ring, besides the window.
@@ -33,7 +38,7 @@ class KeyValueCache(NamedTuple):
 
     Attributes:
         key: rotated keys, float32, int8, or uint16: the bits of bfloat16; slots that hold no token hold finite numbers.
-        value: values, likewise.
+        value: values, likewise; of wide heads with the last two axes the other way round.
         key_scale: of int8: what to multiply a token's key by; None otherwise.
         value_scale: of int8, likewise.
         length: tokens seen, per row; a ring keeps the newest of them.
@@ -87,16 +92,22 @@ def empty(
         dtype: one of `KEPT_AS`.
     """
     # One slot more than tokens, so that there is always one where nothing can be harmed.
-    num_blocks, block = _cut(capacity + 1, num_rows * num_heads * head_width)
+    num_blocks, block = _cut(capacity + 1, num_rows * num_heads, head_width)
     if 0 < window < num_blocks * block:
-        num_blocks, block = _cut(window + MOST_TOKENS - 1, num_rows * num_heads * head_width)
+        num_blocks, block = _cut(window + MOST_TOKENS - 1, num_rows * num_heads, head_width)
     return _zeros((num_blocks, num_rows, num_heads, head_width, block), dtype)
 
 
-def _cut(num_slots: int, numbers_per_slot: int) -> tuple[int, int]:
+def has_wide_heads(head_width: int) -> bool:
+    """Says whether values of heads of this width lie with their width last."""
+    return head_width >= WIDE_HEAD
+
+
+def _cut(num_slots: int, heads_of_rows: int, head_width: int) -> tuple[int, int]:
     """Returns how many blocks of how many slots there are, at least `num_slots` in all."""
     num_bytes = BLOCK_BYTES.get(jax.default_backend(), OTHER_BLOCK_BYTES)
-    block = min(max(num_bytes // (4 * numbers_per_slot), SMALLEST_BLOCK), LARGEST_BLOCK)
+    largest = LARGEST_WIDE_BLOCK if has_wide_heads(head_width) else LARGEST_BLOCK
+    block = min(max(num_bytes // (4 * heads_of_rows * head_width), SMALLEST_BLOCK), largest)
     num_blocks = max(-(-num_slots // block), 2 if num_slots > MOST_ALONE else 1)
     block = -(-num_slots // num_blocks)
     return num_blocks, block + (-block % SLOTS_PER_LANE if num_blocks > 1 else 0)
@@ -109,10 +120,11 @@ def recast(cache: KeyValueCache, dtype: str) -> KeyValueCache:
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> KeyValueCache:
     """Returns an empty cache; `shape` is that of its keys."""
-    C, B, K, _, S = shape
-    numbers = lambda: jnp.zeros(shape, jnp.dtype(KEPT_AS[dtype]))
+    C, B, K, H, S = shape
+    numbers = lambda *tail: jnp.zeros((C, B, K, *tail), jnp.dtype(KEPT_AS[dtype]))
     scales = lambda: jnp.zeros((C, B, K, S), jnp.float32) if dtype == "int8" else None
-    return KeyValueCache(numbers(), numbers(), scales(), scales(), jnp.zeros(B, jnp.int32))
+    value = numbers(S, H) if has_wide_heads(H) else numbers(H, S)
+    return KeyValueCache(numbers(H, S), value, scales(), scales(), jnp.zeros(B, jnp.int32))
 
 
 def append(
@@ -127,6 +139,7 @@ def append(
     which the next token overwrites; every row then takes the same number of writes, and nothing need be read first.
     """
     B, T = is_valid.shape
+    is_wide = has_wide_heads(key.shape[3])
     num_valid = is_valid.sum(axis=1, dtype=jnp.int32)
     step = jnp.arange(T, dtype=jnp.int32)[None]
     is_written = step < num_valid[:, None]
@@ -147,7 +160,9 @@ def append(
         part = lambda x, *axes: None if x is None else jnp.expand_dims(x[row, token], axes)
         return (
             put(arrays[0], part(key, 0, 1, 4), 0, within),
-            put(arrays[1], part(value, 0, 1, 4), 0, within),
+            put(arrays[1], part(value, 0, 1, 3), within, 0)
+            if is_wide
+            else put(arrays[1], part(value, 0, 1, 4), 0, within),
             put(arrays[2], part(key_scale, 0, 1, 3), within),
             put(arrays[3], part(value_scale, 0, 1, 3), within),
         )
@@ -186,7 +201,10 @@ def fill(
         x = x.reshape(x.shape[0], num_blocks, rows.block, *x.shape[2:])
         return jnp.moveaxis(jnp.moveaxis(x, 1, 0), 2, -1)
 
-    return _cache(tuple(cut(x) for x in (key, value, key_scale, value_scale)), length)
+    key, value, key_scale, value_scale = (cut(x) for x in (key, value, key_scale, value_scale))
+    if has_wide_heads(key.shape[3]):
+        value = value.swapaxes(3, 4)
+    return _cache((key, value, key_scale, value_scale), length)
 
 
 def new_rows(cache: KeyValueCache, *, window: int) -> NewRows:
@@ -224,8 +242,10 @@ def take(x: Num[Array, "C *shape"], index: Array | int) -> Num[Array, "*shape"]:
     return jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False)
 
 
-def read_block(x: Num[Array, "C B K H S"], index: Array | int, dtype: jnp.dtype) -> Float[Array, "B K H S"]:
-    """Returns a block in the type `dtype`. Shifting the bits of bfloat16 is as quick as reading them."""
+def read_block(
+    x: Num[Array, "C B K *shape"], index: Array | int, dtype: jnp.dtype
+) -> Float[Array, "B K *shape"]:
+    """Returns a block of keys or values in the type `dtype`; shifting bfloat16's bits is as quick as reading them."""
     x = take(x, index)
     if x.dtype != jnp.uint16:
         return x.astype(dtype)

@@ -184,15 +184,15 @@ def test_queries_that_share_a_cached_key_are_those_of_a_step_and_a_group(layout,
     assert compiled_policy.queries_per_step(model) == expected
 
 
-def test_a_single_query_goes_through_the_cache_in_lanes_and_is_compiled_for_it(monkeypatch):
+def test_a_single_query_goes_through_the_cache_by_sums_and_is_compiled_for_it(monkeypatch):
     """A context of 25 slots is two blocks of two lanes."""
     monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 16)
     monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 16)
-    attend, jit, lanes, options = cached_attention.attend, jax.jit, [], {}
+    attend, jit, sums, options = cached_attention.attend, jax.jit, [], {}
 
-    def spy_on_attend(*arguments, in_lanes, **others):
-        lanes.append(in_lanes)
-        return attend(*arguments, in_lanes=in_lanes, **others)
+    def spy_on_attend(*arguments, by_sums, **others):
+        sums.append(by_sums)
+        return attend(*arguments, by_sums=by_sums, **others)
 
     def spy_on_jit(function, **others):
         options[function.__name__] = others.get("compiler_options")
@@ -207,8 +207,8 @@ def test_a_single_query_goes_through_the_cache_in_lanes_and_is_compiled_for_it(m
         recording = _play(reader, model, capacity=24)
     blocks, *_, slots = recording.state.device.layers[0].key.shape
     assert (blocks, slots) == (2, 2 * key_value_cache.SLOTS_PER_LANE)
-    assert set(lanes) == {True}
-    assert options["decode"] == cached_attention.LANE_OPTIONS
+    assert set(sums) == {True}
+    assert options["decode"] == cached_attention.SUM_OPTIONS
     assert options["prefill"] is None
     assert _largest_difference(recording, reader, model, lambda lived: lived[-NUM_EPISODES:]) < 1e-5
 

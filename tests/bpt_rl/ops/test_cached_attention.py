@@ -13,11 +13,13 @@ B, K, G, H = 3, 2, 3, 6
 TOKENS = 120
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    """Blocks of sixteen slots, two lanes, so that a few tokens fill several."""
+@pytest.fixture(autouse=True, params=[H + 1, H], ids=["narrow", "wide"])
+def _small_blocks(monkeypatch, request):
+    """Blocks of sixteen slots, two lanes, so that a few tokens fill several; of heads of either kind."""
     monkeypatch.setattr(key_value_cache, "SMALLEST_BLOCK", 16)
     monkeypatch.setattr(key_value_cache, "LARGEST_BLOCK", 16)
+    monkeypatch.setattr(key_value_cache, "LARGEST_WIDE_BLOCK", 16)
+    monkeypatch.setattr(key_value_cache, "WIDE_HEAD", request.param)
 
 
 def _plain(query, keys, values, window):
@@ -46,20 +48,20 @@ def _calls(T, seed=0):
         yield draw(B, K, G, T, H), key, value, is_valid
 
 
-@functools.partial(jax.jit, static_argnames=("window", "in_lanes"))
-def _step(cache, query, key, value, is_valid, *, window, in_lanes=False):
+@functools.partial(jax.jit, static_argnames=("window", "by_sums"))
+def _step(cache, query, key, value, is_valid, *, window, by_sums=False):
     offset = cache.length - is_valid.argmax(axis=1).astype(jnp.int32)
     cache = key_value_cache.append(cache, key, value, is_valid)
-    return cached_attention.attend(query, cache, offset, window=window, in_lanes=in_lanes), cache
+    return cached_attention.attend(query, cache, offset, window=window, by_sums=by_sums), cache
 
 
-def _largest_difference(cache, T, window, *, in_lanes=False):
+def _largest_difference(cache, T, window, *, by_sums=False):
     """Plays all calls; returns the largest difference from plain attention, and the cache after them."""
     keys, values = [[] for _ in range(B)], [[] for _ in range(B)]
     differences = []
     for query, key, value, is_valid in _calls(T):
         arrays = map(jnp.asarray, (query, key, value, is_valid))
-        attended, cache = _step(cache, *arrays, window=window, in_lanes=in_lanes)
+        attended, cache = _step(cache, *arrays, window=window, by_sums=by_sums)
         assert np.isfinite(attended).all()  # Also of rows that have seen nothing.
         for row, column in np.argwhere(is_valid):
             keys[row].append(key[row, column])
@@ -71,14 +73,14 @@ def _largest_difference(cache, T, window, *, in_lanes=False):
     return float(np.max(differences)), cache  # NaN if there is one.
 
 
-@pytest.mark.parametrize("in_lanes", [False, True])
+@pytest.mark.parametrize("by_sums", [False, True])
 @pytest.mark.parametrize(("T", "window"), [(1, 0), (4, 0), (1, 20), (4, 25)])
-def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window, in_lanes):
+def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window, by_sums):
     """With a window the rings come round."""
     cache = key_value_cache.empty(B, K, H, capacity=TOKENS, window=window, dtype="float32")
     assert cache.key.shape[0] == (2 if window else 8)
     assert cache.key.shape[4] // key_value_cache.SLOTS_PER_LANE == 2
-    largest, cache = _largest_difference(cache, T, window, in_lanes=in_lanes)
+    largest, cache = _largest_difference(cache, T, window, by_sums=by_sums)
     assert largest < 2e-6
     if window:
         assert int(cache.length.min()) > cache.num_slots
@@ -118,22 +120,24 @@ def test_one_row_can_be_put_in_many_places():
     assert filled.length.tolist() == [5] * B
     for row in range(B):
         np.testing.assert_array_equal(filled.key[0, row, :, :, :5], np.moveaxis(key[0], 0, 2))
-        np.testing.assert_array_equal(filled.value[0, row, :, :, :5], 2 * np.moveaxis(key[0], 0, 2))
+        value = filled.value[0, row]  # K H S, or of wide heads K S H.
+        value = value.swapaxes(1, 2) if key_value_cache.has_wide_heads(H) else value
+        np.testing.assert_array_equal(value[:, :, :5], 2 * np.moveaxis(key[0], 0, 2))
 
 
-@pytest.mark.parametrize("in_lanes", [False, True])
+@pytest.mark.parametrize("by_sums", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "num_bytes", "tolerance"), [("bfloat16", 4 * H, 2e-2), ("int8", 2 * H + 8, 3e-2)]
 )
-def test_narrow_types_take_fewer_bytes_and_move_the_result_a_little(dtype, num_bytes, tolerance, in_lanes):
+def test_narrow_types_take_fewer_bytes_and_move_the_result_a_little(dtype, num_bytes, tolerance, by_sums):
     cache = key_value_cache.empty(B, K, H, capacity=TOKENS, window=0, dtype=dtype)
     assert cache.num_bytes == num_bytes * B * K * cache.num_slots
-    largest, _ = _largest_difference(cache, 1, 0, in_lanes=in_lanes)
+    largest, _ = _largest_difference(cache, 1, 0, by_sums=by_sums)
     assert 1e-4 < largest < tolerance
 
 
-@pytest.mark.parametrize("in_lanes", [False, True])
-def test_blocks_that_hold_nothing_are_not_read(in_lanes):
+@pytest.mark.parametrize("by_sums", [False, True])
+def test_blocks_that_hold_nothing_are_not_read(by_sums):
     cache = key_value_cache.empty(1, K, H, capacity=63, window=0, dtype="float32")
     assert cache.key.shape[0] == 4
     rng = np.random.default_rng(0)
@@ -143,7 +147,7 @@ def test_blocks_that_hold_nothing_are_not_read(in_lanes):
     )
     for length, is_read in ((30, False), (32, True)):
         state = poisoned._replace(length=jnp.asarray([length], jnp.int32))
-        attended, _ = _step(state, query, key, key, jnp.ones((1, 1), bool), window=0, in_lanes=in_lanes)
+        attended, _ = _step(state, query, key, key, jnp.ones((1, 1), bool), window=0, by_sums=by_sums)
         assert bool(jnp.isnan(attended).any()) == is_read
 
 
@@ -156,19 +160,19 @@ def test_a_ring_refuses_more_tokens_than_it_has_room_for():
         cached_attention.attend(query, cache, cache.length, window=5)
 
 
-@pytest.mark.parametrize("in_lanes", [False, True])
+@pytest.mark.parametrize("by_sums", [False, True])
 @pytest.mark.parametrize("dtype", list(key_value_cache.KEPT_AS))
-def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_capacity(dtype, in_lanes):
+def test_a_step_works_in_place_with_scratch_memory_that_does_not_grow_with_the_capacity(dtype, by_sums):
     def memory(capacity):
         cache = jax.eval_shape(
             lambda: key_value_cache.empty(1, K, H, capacity=capacity, window=0, dtype=dtype)
         )
-        query = jax.ShapeDtypeStruct((1, K, 1 if in_lanes else G, 1, H), jnp.float32)
+        query = jax.ShapeDtypeStruct((1, K, 1 if by_sums else G, 1, H), jnp.float32)
         token = jax.ShapeDtypeStruct((1, 1, K, H), jnp.float32)
         step = jax.jit(
-            lambda *arguments: _step(*arguments, window=0, in_lanes=in_lanes),
+            lambda *arguments: _step(*arguments, window=0, by_sums=by_sums),
             donate_argnums=0,
-            compiler_options=cached_attention.LANE_OPTIONS if in_lanes else None,
+            compiler_options=cached_attention.SUM_OPTIONS if by_sums else None,
         )
         compiled = step.lower(cache, query, token, token, jax.ShapeDtypeStruct((1, 1), bool)).compile()
         return compiled.memory_analysis(), cache.num_bytes
@@ -189,25 +193,46 @@ def test_what_is_not_finite_is_not_made_finite_by_keeping_it(dtype):
     assert np.isnan(seen[0, 1]).any()
 
 
-def test_lanes_hold_no_product_of_matrices_and_nothing_else_does_without():
+def test_sums_hold_no_product_of_matrices_and_nothing_else_does_without():
     cache = key_value_cache.empty(1, K, H, capacity=63, window=0, dtype="float32")
     query, offset = jnp.ones((1, K, 1, 1, H)), jnp.zeros(1, jnp.int32)
-    for in_lanes in (False, True):
-        attend = functools.partial(cached_attention.attend, window=0, in_lanes=in_lanes)
+    for by_sums in (False, True):
+        attend = functools.partial(cached_attention.attend, window=0, by_sums=by_sums)
         text = str(jax.make_jaxpr(attend)(query, cache, offset))
-        assert text.count("dot_general[") == (0 if in_lanes else 2)
+        assert text.count("dot_general[") == (0 if by_sums else 2)
 
 
-def test_a_row_that_has_seen_nothing_gets_zeros_in_lanes():
+def test_a_row_that_has_seen_nothing_gets_zeros_by_sums():
     cache = key_value_cache.empty(1, K, H, capacity=100, window=20, dtype="float32")
     assert cache.key.shape[0] > 1
     query = jnp.ones((1, K, 1, 1, H))
-    seen = cached_attention.attend(query, cache, jnp.zeros(1, jnp.int32), window=20, in_lanes=True)
+    seen = cached_attention.attend(query, cache, jnp.zeros(1, jnp.int32), window=20, by_sums=True)
     np.testing.assert_array_equal(seen, jnp.zeros_like(query))
 
 
-def test_lanes_are_for_a_single_query_and_compiled_with_options_that_this_xla_has(monkeypatch):
-    assert cached_attention.lane_options(1) == cached_attention.LANE_OPTIONS
-    assert cached_attention.lane_options(2) == cached_attention.lane_options(0) == {}
-    monkeypatch.setattr(cached_attention, "LANE_OPTIONS", {"xla_cpu_of_another_age": ""})
-    assert cached_attention.lane_options.__wrapped__(1) == {}
+def test_sums_are_for_a_single_query_and_compiled_with_options_that_this_xla_has(monkeypatch):
+    assert cached_attention.sum_options(1) == cached_attention.SUM_OPTIONS
+    assert cached_attention.sum_options(2) == cached_attention.sum_options(0) == {}
+    monkeypatch.setattr(cached_attention, "SUM_OPTIONS", {"xla_cpu_of_another_age": ""})
+    assert cached_attention.sum_options.__wrapped__(1) == {}
+
+
+def test_values_of_wide_heads_lie_with_their_width_last_in_blocks_half_as_long(monkeypatch):
+    monkeypatch.undo()
+    narrow, wide = (
+        jax.eval_shape(lambda: key_value_cache.empty(1, 1, H, capacity=4000, window=0, dtype="float32"))  # noqa: B023
+        for H in (64, 128)
+    )
+    assert narrow.key.shape == narrow.value.shape == (4, 1, 1, 64, 1008)
+    assert wide.key.shape == (8, 1, 1, 128, 504)
+    assert wide.value.shape == (8, 1, 1, 504, 128)
+
+
+def test_a_block_of_many_rows_is_as_many_bytes_as_one_of_few(monkeypatch):
+    monkeypatch.undo()
+    cache = jax.eval_shape(lambda: key_value_cache.empty(8, 4, 32, capacity=4000, window=0, dtype="float32"))
+    assert (
+        4 * np.prod(cache.key.shape[1:])
+        <= key_value_cache.BLOCK_BYTES["cpu"]
+        < 5 * np.prod(cache.key.shape[1:])
+    )
