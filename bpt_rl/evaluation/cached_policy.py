@@ -319,8 +319,10 @@ class TransformerPolicy:
 
 def _require_finite(state: PolicyState, active: Bool[np.ndarray, " B"]) -> None:
     """An argmax over NaN is an action like any other, so the network's own words are looked at."""
-    is_finite = np.isfinite(state.parameters).all(axis=1)
-    is_bad = active & ~is_finite
+    is_finite = np.isfinite(state.parameters)
+    if is_finite.all():
+        return
+    is_bad = active & ~is_finite.all(axis=1)
     if is_bad.any():
         row = int(np.flatnonzero(is_bad)[0])
         raise UserError(

@@ -5,9 +5,9 @@ capacity.
 
 Several queries that share a block's keys are matrix products with it. For a single one the products are no more than
 reading the block, and a CPU is quickest at that if nothing is copied and nothing added up across a vector: they are
-then written as sums. Values of wide heads are added slot by slot, a vector holding some of their width. Those of narrow
-heads lie with their slots last, and go through in lanes: slot s belongs to lane s mod L, and every lane has a softmax of
-its own, which a vector instruction takes on for several lanes at once. Lanes are merged after the last block.
+then written as sums. Values of wide heads are added slot by slot, a vector holding some of their width. Those of
+narrow heads lie with their slots last, and go through in lanes: slot s belongs to lane s mod L, and every lane has a
+softmax of its own, which a vector instruction takes on for several lanes at once. Lanes are merged at the end.
 
 Shapes: C blocks, S slots per block, B rows, K key-value heads, G query heads per key-value head, T tokens of one call,
 H head width, L lanes.

@@ -2,8 +2,8 @@
 
 A cache is cut into blocks of slots. Each block lies together in memory, keys with the slots last. So do values of
 narrow heads; those of wide heads lie with their width last, which fills vectors as well, and which products with the
-weights of several queries are quickest at. Where a window bounds what a query sees, the slots are a ring, and the newest
-tokens overwrite the oldest.
+weights of several queries are quickest at. Where a window bounds what a query sees, the slots are a ring, and the
+newest tokens overwrite the oldest.
 
 Shapes: C blocks, S slots per block, B rows, K key-value heads, T tokens of one call, H head width.
 """
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-# Of one block of keys, in float32. XLA for CPUs copies a block before it multiplies it: the second-level cache must hold
-# a block of keys, one of values and the copies of both. Other devices want more at a time.
+# Of one block of keys, in float32. XLA for CPUs copies a block before it multiplies it: the second-level cache must
+# hold a block of keys, one of values and the copies of both. Other devices want more at a time.
 BLOCK_BYTES = {"cpu": 1 << 19}
 OTHER_BLOCK_BYTES = 1 << 24
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 1024
@@ -27,7 +27,8 @@ MOST_ALONE = 256
 MOST_TOKENS = 8
 # Where there are several blocks their slots are a multiple of it; see `cached_attention`.
 SLOTS_PER_LANE = 8
-# Single writes of one call that are laid out one by one; more of them go into a loop, which is quicker to compile.
+# Single writes of one call that are laid out one by one; more of them go into a loop, which is quicker to compile. So do
+# those into a single block: XLA copies a block several times that is written to and read without a loop between.
 MOST_WRITES = 8
 # What each type of cache is kept as. XLA for CPUs widens bfloat16 arrays as a whole before it writes to them.
 KEPT_AS = {"float32": "float32", "bfloat16": "uint16", "int8": "int8"}
@@ -168,7 +169,7 @@ def append(
         )
 
     arrays = _arrays(cache)
-    if B * T > MOST_WRITES:
+    if B * T > MOST_WRITES or cache.key.shape[0] == 1:
         arrays = jax.lax.fori_loop(0, B * T, write, arrays)
     else:
         for place in range(B * T):
