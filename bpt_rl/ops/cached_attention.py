@@ -3,14 +3,15 @@
 A step visits the blocks that hold something, one after the other, so that its cost follows the position and not the
 capacity.
 
-Several queries that share a block's keys are matrix products with it. For a single one the products are no more than
-reading the block, and a CPU is quickest at that if nothing is copied and nothing added up across a vector: they are
-then written as sums. Values of wide heads are added slot by slot, a vector holding some of their width. Those of
-narrow heads lie with their slots last, and go through in lanes: slot s belongs to lane s mod L, and every lane has a
-softmax of its own, which a vector instruction takes on for several lanes at once. Lanes are merged at the end.
+Several queries that share a block's keys are matrix products with it; some blocks at a time have a softmax in common.
+For a single one the products are no more than reading the block, and a CPU is quickest at that if nothing is copied and
+nothing added up across a vector: they are then written as sums. Values of wide heads are added slot by slot, a vector
+holding some of their width. Those of narrow heads lie with their slots last, and go through in lanes: slot s belongs to
+lane s mod L, and every lane has a softmax of its own, which a vector instruction takes on for several lanes at once.
+Lanes are merged at the end.
 
-Shapes: C blocks, S slots per block, B rows, K key-value heads, G query heads per key-value head, T tokens of one call,
-H head width, L lanes.
+Shapes: C blocks, N of them at a time, S slots per block, B rows, K key-value heads, G query heads per key-value head,
+T tokens of one call, H head width, L lanes.
 
 References:
     Dao et al. 2023, "Flash-Decoding for long-context inference" (parts of the keys are summarised, then merged).
@@ -31,6 +32,8 @@ from bpt_rl.ops.softmax_summary import Summary
 # Sums are as quick as memory where XLA fuses them with what is read. Its library of kernels for CPUs, to which it would
 # hand them over, makes them ten times slower.
 SUM_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# Blocks that have a softmax in common: it costs a dozen small steps, at each of which XLA for CPUs loses a microsecond.
+MOST_TOGETHER = 8
 
 
 @functools.cache
@@ -76,8 +79,10 @@ def attend(
     position = query_offset[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
     by_sums &= num_blocks > 1
     score = _scoring(query, cache, position, window, by_sums)
+    weigh = functools.partial(_weigh, cache=cache, dtype=query.dtype, by_sums=by_sums)
     if num_blocks == 1:
-        return softmax_summary.finish(_summarise(score(0), cache, 0, query.dtype, by_sums))
+        summary = _summarise(score(0)[None], lambda weights: weigh(weights[0], 0))
+        return softmax_summary.finish(summary)
     longest = cache.length.max()
     start, stop = jnp.int32(0), jnp.minimum((longest + block - 1) // block, num_blocks)
     if window:  # Until a row comes round, the blocks before all windows hold nothing that is seen.
@@ -87,10 +92,28 @@ def attend(
         add = lambda index, lanes: _add_to_lanes(lanes, score(index), cache, index)
         lanes = jax.lax.fori_loop(start, stop, add, _empty_lanes(query, block // SLOTS_PER_LANE))
         return softmax_summary.finish(_merge_lanes(lanes))
-    add = lambda index, summary: softmax_summary.merge(
-        summary, _summarise(score(index), cache, index, query.dtype, by_sums)
-    )
-    return softmax_summary.finish(jax.lax.fori_loop(start, stop, add, softmax_summary.empty(query)))
+    together = _blocks_together(num_blocks)
+    none_seen = jnp.full((together, *query.shape[:-1], block), -jnp.inf, jnp.float32)
+
+    def add_blocks(turn: Array, summary: Summary) -> Summary:
+        first = start + turn * together
+        count = jnp.minimum(stop - first, together)
+        put = lambda at, scores: jax.lax.dynamic_update_index_in_dim(scores, score(first + at), at, 0)
+        scores = jax.lax.fori_loop(0, count, put, none_seen)
+
+        def weigh_blocks(weights: Float[Array, "N B K G T S"]) -> Float[Array, "B K G T H"]:
+            add_value = lambda at, value: value + weigh(key_value_cache.take(weights, at), first + at)
+            return jax.lax.fori_loop(0, count, add_value, jnp.zeros(query.shape, jnp.float32))
+
+        return softmax_summary.merge(summary, _summarise(scores, weigh_blocks))
+
+    turns = (stop - start + together - 1) // together
+    return softmax_summary.finish(jax.lax.fori_loop(0, turns, add_blocks, softmax_summary.empty(query)))
+
+
+def _blocks_together(num_blocks: int) -> int:
+    """Returns how many blocks have a softmax in common, about as many at every turn."""
+    return -(-num_blocks // -(-num_blocks // MOST_TOGETHER))
 
 
 class _Lanes(NamedTuple):
@@ -134,29 +157,36 @@ def _scoring(
 
 
 def _summarise(
-    scores: Float[Array, "B K G T S"],
-    cache: KeyValueCache,
+    scores: Float[Array, "N B K G T S"],
+    weigh: Callable[[Float[Array, "N B K G T S"]], Float[Array, "B K G T H"]],
+) -> Summary:
+    """Summarises N blocks, whose values `weigh` adds up."""
+    peak = scores.max(axis=(0, -1), keepdims=True)
+    weights = jnp.exp(scores - softmax_summary.finite(peak))
+    return Summary(peak[0, ..., 0], weights.sum(axis=(0, -1)), weigh(weights))
+
+
+def _weigh(
+    weights: Float[Array, "B K G T S"],
     index: Array | int,
+    *,
+    cache: KeyValueCache,
     dtype: jnp.dtype,
     by_sums: bool,
-) -> Summary:
-    """Summarises one block; by sums only where heads are wide."""
-    peak = scores.max(axis=-1)
-    weights = jnp.exp(scores - softmax_summary.finite(peak)[..., None])
-    mass = weights.sum(axis=-1)
+) -> Float[Array, "B K G T H"]:
+    """Returns weights @ values of one block; by sums only where heads are wide."""
     if cache.value_scale is not None:
         weights = weights * key_value_cache.take(cache.value_scale, index)[:, :, None, None]
     if by_sums:
         value = key_value_cache.read_block(cache.value, index, jnp.dtype(jnp.float32))[:, :, None, None]
-        return Summary(peak, mass, (weights[..., None] * value).sum(axis=-2))
+        return (weights[..., None] * value).sum(axis=-2)
     value = key_value_cache.read_block(cache.value, index, dtype)
     if key_value_cache.has_wide_heads(cache.key.shape[3]):
-        return Summary(peak, mass, softmax_summary.weigh(weights, value))
+        return softmax_summary.weigh(weights, value)
     # The large factor comes first, and both as they lie, which is what XLA's quick products for CPUs take. Without the
     # barrier it turns the weights round again, for a quarter to three quarters more time with heads 128 wide.
     weights = jax.lax.optimization_barrier(jnp.moveaxis(weights.astype(dtype), -1, 2))
-    weighed = _einsum("BKHS,BKSGT->BKHGT", value, weights)
-    return Summary(peak, mass, jnp.moveaxis(weighed, 2, -1))
+    return jnp.moveaxis(_einsum("BKHS,BKSGT->BKHGT", value, weights), 2, -1)
 
 
 def _empty_lanes(query: Float[Array, "B K G T H"], num_lanes: int) -> _Lanes:

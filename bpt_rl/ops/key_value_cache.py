@@ -27,8 +27,8 @@ MOST_ALONE = 256
 MOST_TOKENS = 8
 # Where there are several blocks their slots are a multiple of it; see `cached_attention`.
 SLOTS_PER_LANE = 8
-# Single writes of one call that are laid out one by one; more of them go into a loop, which is quicker to compile. So do
-# those into a single block: XLA copies a block several times that is written to and read without a loop between.
+# Single writes of one call that are laid out one by one; more of them go into a loop, which is quicker to compile. So
+# do those into a single block: XLA copies a block several times that is written to and read without a loop between.
 MOST_WRITES = 8
 # What each type of cache is kept as. XLA for CPUs widens bfloat16 arrays as a whole before it writes to them.
 KEPT_AS = {"float32": "float32", "bfloat16": "uint16", "int8": "int8"}
