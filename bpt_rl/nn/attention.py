@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from bpt_rl.nn.config import BackboneConfig
 from bpt_rl.nn.sequence_layer import SequenceContext
-from bpt_rl.ops import cached_attention, key_value_cache
+from bpt_rl.ops import cached_attention, key_value_cache, masks
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops.attention import join_heads, split_heads
 from bpt_rl.ops.config import Schedule
@@ -78,7 +78,7 @@ class TransformerLayer(nnx.Module):
             The residual stream after the layer, and the cache with the valid tokens appended.
         """
         if isinstance(state, KeyValueCache):
-            return self._continue(x, context, state)
+            return self.continue_sparsely(x, context, state, every=1)
         params = self._params()
         mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
         # A cache lies on one device, and what begins it is computed there.
@@ -92,7 +92,9 @@ class TransformerLayer(nnx.Module):
         key, value = block.project_key_value(x, params, context.positions, spec=self.spec)
         return y, key_value_cache.fill(state, key, value, context.is_valid)
 
-    def map_stack(self, x: Float[Array, "B T D"], context: SequenceContext) -> Float[Array, "B T D"]:
+    def map_stack(
+        self, x: Float[Array, "B T D"], context: SequenceContext, *, every: int
+    ) -> Float[Array, "B L D"]:
         """Maps whole rows through all layers of a stack, whose parameters `self` holds; see `StackedLayers`."""
         keys = None
         if context.dropout_key is not None:
@@ -100,24 +102,37 @@ class TransformerLayer(nnx.Module):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(context.dropout_key, indices)
         mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
         return block.transformer_stack(
-            x, self._params(), mask, context.positions, spec=self.spec, dropout_keys=keys
+            x, self._params(), mask, context.positions, spec=self.spec, dropout_keys=keys, every=every
         )
 
-    def _continue(
-        self, x: Float[Array, "B T D"], context: SequenceContext, state: KeyValueCache
-    ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+    def continue_sparsely(
+        self,
+        x: Float[Array, "B T D"],
+        context: SequenceContext,
+        state: KeyValueCache | NewRows,
+        *,
+        every: int,
+    ) -> tuple[Float[Array, "B L D"], KeyValueCache]:
+        """Continues a cache with all tokens, some of which have queries; or begins one. See `SparseLayer`."""
+        read = masks.every(x.shape[1], every)
+        if isinstance(state, NewRows):
+            y, cache = self(x, context, state)
+            assert cache is not None  # Rows went in, so a cache comes out.
+            return masks.take(y, read, axis=1), cache
         params = self._params()
-        query = block.project_query(x, params, context.positions, spec=self.spec)
         key, value = block.project_key_value(x, params, context.positions, spec=self.spec)
+        x, positions = masks.take(x, read, axis=1), masks.take(context.positions, read, axis=1)
+        query = block.project_query(x, params, positions, spec=self.spec)
         # Valid tokens are contiguous, so one offset per row says where every query stands; invalid tokens before
         # them shift it, and what invalid queries see does not matter.
         first_valid = context.is_valid.argmax(axis=1).astype(jnp.int32)
-        query_offset = state.length - first_valid
+        query_offset = state.length - first_valid + read.start
         state = key_value_cache.append(state, key, value, context.is_valid)
         attended = cached_attention.attend(
             split_heads(query, key.shape[2]),
             state,
             query_offset,
+            query_step=read.step,
             window=self.window,
             by_sums=self.by_sums,
         )

@@ -52,9 +52,25 @@ class StackedLayers(Protocol):
     Contract, tested for every such layer: it equals the scan, in value and gradient.
     """
 
-    def map_stack(self, x: Float[Array, "B T D"], context: SequenceContext) -> Float[Array, "B T D"]:
+    def map_stack(
+        self, x: Float[Array, "B T D"], context: SequenceContext, *, every: int
+    ) -> Float[Array, "B L D"]:
         """Maps whole rows through all layers; every parameter of `self` has a leading axis of layers.
 
-        Layer i drops with the context's key folded with i.
+        Layer i drops with the context's key folded with i. Returned is the last of `every` so many tokens.
         """
+        ...
+
+
+@runtime_checkable
+class SparseLayer(Protocol):
+    """A layer that continues with less work where not all of its outputs are read.
+
+    Contract, tested for every such layer: it equals the layer's outputs and state, of which tokens are left out.
+    """
+
+    def continue_sparsely(
+        self, x: Float[Array, "B T D"], context: SequenceContext, state: Any, *, every: int
+    ) -> tuple[Float[Array, "B L D"], Any]:
+        """Maps tokens; returns the outputs of the last of `every` so many tokens, and the state after all."""
         ...

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from bpt_rl.nn.sequence_layer import SequenceContext, SequenceLayer, StackedLayers
+from bpt_rl.nn.sequence_layer import SequenceContext, SequenceLayer, SparseLayer, StackedLayers
+from bpt_rl.ops import masks
 
 
 class Stack(nnx.Module):
     """`num_layers` layers under one loop, so that compile time and memory do not grow with depth.
 
-    A kind of layer that is one of `StackedLayers` brings its own way through whole rows; others are scanned.
+    A kind of layer that is one of `StackedLayers` brings its own way through whole rows; others are scanned. Where not
+    all outputs are read, the last layer may leave out what only the others need; see `SparseLayer`.
 
     With states the layers are unrolled instead: each cache stays a buffer of its own, which can be donated and
     updated in place, where a scan would copy all caches at every step.
@@ -33,13 +35,28 @@ class Stack(nnx.Module):
         return tuple(layer.reset(one, rows) for layer, one in zip(self._unstacked(), state, strict=True))
 
     def __call__(
-        self, x: Float[Array, "B T D"], context: SequenceContext, state: tuple | None = None
-    ) -> tuple[Float[Array, "B T D"], tuple | None]:
-        """Maps tokens through all layers; dropout keys are folded with the layer's index."""
+        self,
+        x: Float[Array, "B T D"],
+        context: SequenceContext,
+        state: tuple | None = None,
+        *,
+        every: int = 1,
+    ) -> tuple[Float[Array, "B L D"], tuple | None]:
+        """Maps tokens through all layers; dropout keys are folded with the layer's index.
+
+        Args:
+            x: embedded tokens.
+            context: of the tokens.
+            state: to continue.
+            every: outputs are read of the last of every so many tokens only; L = T / every.
+
+        Raises:
+            ValueError: T is not a multiple of `every`.
+        """
         if state is not None:
-            return self._continue(x, context, state)
+            return self._continue(x, context, state, every)
         if isinstance(self.layers, StackedLayers):
-            return self.layers.map_stack(x, context), None
+            return self.layers.map_stack(x, context, every=every), None
         graphdef, params = nnx.split(self.layers)
 
         def body(x, layer):
@@ -48,16 +65,21 @@ class Stack(nnx.Module):
             return y, None
 
         y, _ = jax.lax.scan(body, x, (jnp.arange(self.num_layers), params))
-        return y, None
+        return masks.take(y, masks.every(x.shape[1], every), axis=1), None
 
     def _continue(
-        self, x: Float[Array, "B T D"], context: SequenceContext, state: tuple
-    ) -> tuple[Float[Array, "B T D"], tuple]:
-        states = []
-        for layer, layer_state in zip(self._unstacked(), state, strict=True):
-            x, layer_state = layer(x, context, layer_state)
-            states.append(layer_state)
-        return x, tuple(states)
+        self, x: Float[Array, "B T D"], context: SequenceContext, state: tuple, every: int
+    ) -> tuple[Float[Array, "B L D"], tuple]:
+        *layers, last = self._unstacked()
+        *states, last_state = state
+        for index, layer in enumerate(layers):
+            x, states[index] = layer(x, context, states[index])
+        if isinstance(last, SparseLayer):
+            x, last_state = last.continue_sparsely(x, context, last_state, every=every)
+        else:
+            y, last_state = last(x, context, last_state)
+            x = masks.take(y, masks.every(x.shape[1], every), axis=1)
+        return x, (*states, last_state)
 
     def _unstacked(self) -> list[SequenceLayer]:
         graphdef, params = nnx.split(self.layers)

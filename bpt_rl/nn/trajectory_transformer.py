@@ -15,7 +15,7 @@ from bpt_rl.nn.embedding import TokenEmbedding
 from bpt_rl.nn.heads import make_head
 from bpt_rl.nn.sequence_layer import SequenceContext
 from bpt_rl.nn.stack import Stack
-from bpt_rl.ops import dropout, norms, token_blocks
+from bpt_rl.ops import dropout, token_blocks, transformer_block
 from bpt_rl.ops.config import Schedule
 from bpt_rl.types import ActionSpec, Tokens
 
@@ -115,7 +115,7 @@ class TrajectoryTransformer(nnx.Module):
             tokens: G * L tokens per row.
             dropout_key: None turns dropout off (evaluation).
         """
-        return self._read_actions(self._features(tokens, None, dropout_key))
+        return self.head(self._norm()(self._features(tokens, None, dropout_key)))
 
     def action_losses(
         self,
@@ -135,15 +135,15 @@ class TrajectoryTransformer(nnx.Module):
             dropout_key: None turns dropout off (evaluation).
         """
         features = self._features(inputs, read, dropout_key)
-        (B, L), (G, D) = actions.shape[:2], (self.tokens_per_step, features.shape[2])
+        (B, L), D = actions.shape[:2], features.shape[2]
         graphdef, head_params = nnx.split(self.head)
 
         def losses(params: tuple[Any, _Norm], rows: tuple[Array, Array]) -> Float[Array, "B _"]:
             head, (features, actions) = nnx.merge(graphdef, params[0]), rows
-            return head.loss(head(_last_of_steps(features, G, params[1])), actions)
+            return head.loss(head(params[1](features)), actions)
 
         block_steps = token_blocks.choose_steps(
-            num_rows=B, num_steps=L, tokens_per_step=G, widest=max(G * D, self.head.num_outputs)
+            num_rows=B, num_steps=L, tokens_per_step=1, widest=max(D, self.head.num_outputs)
         )
         return token_blocks.map_blocks(
             losses, (head_params, self._norm()), (features, actions), num_steps=L, block_steps=block_steps
@@ -184,22 +184,23 @@ class TrajectoryTransformer(nnx.Module):
         x, convolution = self.embedding(tokens), state.convolution
         if self.convolution is not None:
             x, convolution = self.convolution(x, context, convolution)
-        x, layers = self.stack(x, context, state.layers)
+        x, layers = self.stack(x, context, state.layers, every=self.tokens_per_step)
         assert layers is not None  # A state went in, so one comes out.
         length = state.length + is_valid.sum(axis=1, dtype=jnp.int32)
-        return self._read_actions(x), DecodeState(length, convolution, layers)
+        return self.head(self._norm()(x)), DecodeState(length, convolution, layers)
 
     def _features(
         self, inputs: Any, read: Callable[[Any], Tokens] | None, dropout_key: Key[Array, ""] | None
-    ) -> Float[Array, "B T D"]:
-        """Returns what the layers make of whole rows, not yet normed."""
+    ) -> Float[Array, "B L D"]:
+        """Returns what the layers make of the last token of every step, the one that knows all; not yet normed."""
         x = self._embed(inputs, read)
         if dropout_key is not None and self.embedding_dropout:
             # Layers fold small indices into the key; a fold far from them keeps the draws independent.
             x = dropout.residual_dropout(x, jax.random.fold_in(dropout_key, 1 << 20), self.embedding_dropout)
         # Under `jit` nothing but the segments is computed of these whole rows of tokens.
         segments = (inputs if read is None else read(inputs)).segments
-        return self.stack(x, _context(segments)._replace(dropout_key=dropout_key))[0]
+        context = _context(segments)._replace(dropout_key=dropout_key)
+        return self.stack(x, context, every=self.tokens_per_step)[0]
 
     def _embed(self, inputs: Any, read: Callable[[Any], Tokens] | None) -> Float[Array, "B T D"]:
         """Embeds whole rows block by block; the backward pass keeps `inputs` only."""
@@ -225,9 +226,6 @@ class TrajectoryTransformer(nnx.Module):
             embed, params, inputs, num_steps=L, block_steps=block_steps, reach=reach
         )
 
-    def _read_actions(self, x: Float[Array, "B T D"]) -> Float[Array, "B L *P"]:
-        return self.head(_last_of_steps(x, self.tokens_per_step, self._norm()))
-
     def _norm(self) -> "_Norm":
         return _Norm(self.norm_scale[...], None if self.norm_bias is None else self.norm_bias[...])
 
@@ -238,13 +236,9 @@ class _Norm(NamedTuple):
     scale: Float[Array, " D"]
     bias: Float[Array, " D"] | None
 
-
-def _last_of_steps(x: Float[Array, "B T D"], tokens_per_step: int, norm: _Norm) -> Float[Array, "B L D"]:
-    """Returns normed features of the last token of each step's group: it is the one that knows all."""
-    last = x[:, tokens_per_step - 1 :: tokens_per_step]
-    if norm.bias is None:
-        return norms.rms_norm(last, norm.scale)
-    return norms.layer_norm(last, norm.scale, norm.bias)
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Normalises features."""
+        return transformer_block.norm(x, self.scale, self.bias)
 
 
 def _context(segments: Int[Array, "B T"]) -> SequenceContext:

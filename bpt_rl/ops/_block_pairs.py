@@ -91,24 +91,22 @@ class Sight(NamedTuple):
 
     def drop(self, weights: Float[Array, "R K S G T"], keys: Slice) -> Array:
         """Multiplies by 0 or 1 / (1 - rate); nothing is done where nothing is dropped."""
-        keep = self.keep(weights.shape, keys)
+        keep = self.keep(keys)
         return weights if keep is None else weights * keep
 
-    def keep(self, shape: tuple[int, ...], keys: Slice) -> Float[Array, "R K S G T"] | None:
-        """Returns what weights of this shape are multiplied by, or None where nothing is dropped."""
+    def keep(self, keys: Slice) -> Float[Array, "R K S G T"] | None:
+        """Returns what the weights of some keys are multiplied by, or None where nothing is dropped."""
         if self.dropout.key is None or not self.dropout.rate:
             return None
-        place = lambda start, size, axis: jnp.expand_dims(
-            start + jnp.arange(size, dtype=jnp.int32), [a for a in range(5) if a != axis]
-        )
-        R, K, S, G, T = shape
-        head = place(self.first_head + self.part.head.start, K, 1) * G + place(0, G, 3)
+        place = lambda part, axis: jnp.expand_dims(part.places(), [a for a in range(5) if a != axis])
+        (rows, heads), G = self.part, self.num_groups
+        head = place(Slice(self.first_head + heads.start, heads.size), 1) * G + place(Slice(0, G), 3)
         return dropout_ops.keep_at(
             self.dropout,
-            row=place(self.dropout.first_row + self.part.row.start, R, 0),
+            row=place(Slice(self.dropout.first_row + rows.start, rows.size), 0),
             head=head,
-            query=place(self.queries.start, T, 4),
-            key=place(keys.start, S, 2),
+            query=place(self.queries, 4),
+            key=place(keys, 2),
         )
 
     def _rows(self) -> Mask:

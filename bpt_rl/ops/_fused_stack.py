@@ -64,20 +64,23 @@ def fused_stack(
     *,
     spec: BlockSpec,
     dropout_keys: Key[Array, " layers"] | None,
-) -> Float[Array, "B T D"]:
-    """Returns the stack's output; arguments as for `transformer_stack`. Ragged rows are padded to whole blocks.
+    returned: Slice,
+) -> Float[Array, "B L D"]:
+    """Returns the stack's output for L tokens, those of `returned`; else arguments are as for `transformer_stack`.
+
+    Ragged rows are padded to whole blocks.
 
     Raises:
         UserError: the schedule asks for more devices than there are.
     """
     B, count = x.shape[0], spec.schedule.devices
     if count == 1 or B % count:
-        return _stack(x, params, mask, positions, dropout_keys, 0, spec=spec)
+        return _stack(x, params, mask, positions, dropout_keys, 0, spec=spec, returned=returned)
 
     def of_device(x: Array, params: BlockParams, mask: Mask, positions: Array, keys: Array | None) -> Array:
         first_row = shards.device_index() * (B // count)
         alone = replace(spec, schedule=replace(spec.schedule, devices=1))
-        return _stack(x, params, mask, positions, keys, first_row, spec=alone)
+        return _stack(x, params, mask, positions, keys, first_row, spec=alone, returned=returned)
 
     by_rows = shards.mapped(of_device, count, ROWS, WHOLE, ROWS, ROWS, WHOLE, out=ROWS)
     return by_rows(x, params, mask, positions, dropout_keys)
@@ -92,7 +95,8 @@ def _stack(
     first_row: Index,
     *,
     spec: BlockSpec,
-) -> Float[Array, "B T D"]:
+    returned: Slice,
+) -> Float[Array, "B L D"]:
     """Returns the stack's output of some rows, whose tokens all devices share; `first_row` is the first of them."""
     (B, T, D), (num_layers, _, N, H) = x.shape, params.query.shape
     first_row = jnp.asarray(first_row, jnp.int32)
@@ -101,7 +105,7 @@ def _stack(
     )
     if rows:
         given = Given(mask, _turned(spec, positions, H), dropout_keys, first_row)
-        return _short_rows.stack(x, params, given, spec=spec, rows=rows)
+        return _short_rows.stack(x, params, given, spec=spec, rows=rows, returned=returned)
     plan = plan_of(spec, x, params)
     shared = plan.shards
     padding = -T % (plan.blocks.query if shared is None else shared.num_tokens)
@@ -112,14 +116,13 @@ def _stack(
     whole_rows = _whole_rows(spec, x, params, mask, dropout_keys)
     given = Given(mask, _turned(spec, positions, H), dropout_keys, first_row, whole_rows)
     if shared is None:
-        y: Array = _fused(plan, x, params, given)
-        return y[:, :T]
+        return masks.take(_fused(plan, x, params, given), returned, axis=1)
     specs = (TOKENS, WHOLE, jax.tree.map(lambda _: WHOLE, given)._replace(positions=TOKENS))
     by_tokens = shards.mapped(functools.partial(_fused, plan), shared.count, *specs, out=TOKENS)
     y = by_tokens(
         shared.split(x), params, given._replace(positions=jax.tree.map(shared.split, given.positions))
     )
-    return shared.join(y)[:, :T]
+    return masks.take(shared.join(y), returned, axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -5,8 +5,8 @@ softmax. What costs time in short rows is small products and memory that is touc
 layer happens to a few rows while they lie in the cache, queries, keys and values come from one product, and of whole
 batches there are the layers' inputs only; the backward pass runs a block's layer again, and differentiates it.
 
-Shapes: R rows of a block, T tokens, S keys (as many, and some more to fill vectors), W width of queries, keys and
-values together; else as in `transformer_block`.
+Shapes: R rows of a block, T tokens, L of them that a layer is asked for, S keys (as many as tokens, and some more to
+fill vectors; so are queries), W width of queries, keys and values together; else as in `transformer_block`.
 """
 
 import functools
@@ -28,10 +28,11 @@ from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, LayerKeys, Rest
 
 
 class _Cut(NamedTuple):
-    """What is static: what is computed, and rows of a block; divides B."""
+    """What is static: what is computed, rows of a block, which divides B, and how many layers, from the first on."""
 
     spec: BlockSpec
     rows: int
+    layers: int
 
 
 class _Params(NamedTuple):
@@ -44,9 +45,15 @@ class _Params(NamedTuple):
 
 
 def stack(
-    x: Float[Array, "B T D"], params: BlockParams, given: Given, *, spec: BlockSpec, rows: int
-) -> Float[Array, "B T D"]:
-    """Returns the stack's output; differentiable in reverse mode.
+    x: Float[Array, "B T D"],
+    params: BlockParams,
+    given: Given,
+    *,
+    spec: BlockSpec,
+    rows: int,
+    returned: Slice,
+) -> Float[Array, "B L D"]:
+    """Returns the stack's output for L tokens; differentiable in reverse mode.
 
     Args:
         x: residual stream.
@@ -54,12 +61,18 @@ def stack(
         given: to all layers.
         spec: what is computed.
         rows: of a block; where they do not divide B, rows are added, and left out of the result.
+        returned: which tokens; the last layer has no queries and no feed-forward of others.
     """
     B, more = x.shape[0], -x.shape[0] % rows
     pad = lambda leaf: jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
     padded = given._replace(mask=jax.tree.map(pad, given.mask), positions=jax.tree.map(pad, given.positions))
-    y: Array = _stack(_Cut(spec, rows), pad(x), params, padded)
-    return y[:B]
+    x, num_layers = pad(x), params.query.shape[0]
+    if returned.size == x.shape[1]:
+        y: Array = _stack(_Cut(spec, rows, num_layers), x, params, padded)
+        return y[:B]
+    if num_layers > 1:
+        x = _stack(_Cut(spec, rows, num_layers - 1), x, params, padded)
+    return _last(x, params, padded, spec, rows, returned)[:B]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -69,7 +82,7 @@ def _stack(cut: _Cut, x: Float[Array, "B T D"], params: BlockParams, given: Give
 
 
 def _forward(cut: _Cut, x: Array, params: BlockParams, given: Given) -> tuple[Array, tuple]:
-    others = params.query.shape[0] - 1
+    others = cut.layers - 1
     inputs = jnp.zeros((others, *x.shape), x.dtype) if others else None
     y, inputs = _run(cut, x, params, given, inputs)
     return y, (x, params, given, inputs)
@@ -89,20 +102,20 @@ def _run(
             x, inputs = carry
             if inputs is not None:
                 inputs = jax.lax.dynamic_update_slice(inputs, part[None], (slot, rows.start, 0, 0))
-            return put(x, _of_rows(cut.spec, part, layer, given, keys, rows), rows, axis=0), inputs
+            out = _of_rows(cut.spec, part, layer, given, keys, rows, Slice(0, x.shape[1]))
+            return put(x, out, rows, axis=0), inputs
 
         return _overwrite(cut, of_block, carry)
 
-    return jax.lax.fori_loop(0, params.query.shape[0], of_layer, (x, inputs))
+    return jax.lax.fori_loop(0, cut.layers, of_layer, (x, inputs))
 
 
 def _backward(cut: _Cut, residuals: tuple, d_y: Array) -> tuple:
     x, params, given, inputs = residuals
-    num_layers = params.query.shape[0]
 
     def of_layer(turn: Array, carry: tuple[Array, BlockParams]) -> tuple[Array, BlockParams]:
         d_x, d_params = carry
-        index = num_layers - 1 - turn
+        index = cut.layers - 1 - turn
         layer, keys = _layer(params, given, index)
 
         def of_block(rows: Slice, d_part: Array, carry: tuple[Array, _Params]) -> tuple[Array, _Params]:
@@ -111,7 +124,8 @@ def _backward(cut: _Cut, residuals: tuple, d_y: Array) -> tuple:
             if inputs is not None:
                 start, size = (jnp.maximum(index - 1, 0), rows.start, 0, 0), (1, *part.shape)
                 part = jnp.where(index == 0, part, jax.lax.dynamic_slice(inputs, start, size)[0])
-            run = lambda part, layer: _of_rows(cut.spec, part, layer, given, keys, rows)
+            tokens = Slice(0, x.shape[1])
+            run = lambda part, layer: _of_rows(cut.spec, part, layer, given, keys, rows, tokens)
             _, vjp = jax.vjp(run, part, layer)
             d_part, d_part_layer = vjp(d_part)
             return put(d_x, d_part, rows, axis=0), jax.tree.map(jnp.add, d_layer, d_part_layer)
@@ -122,11 +136,28 @@ def _backward(cut: _Cut, residuals: tuple, d_y: Array) -> tuple:
         return d_x, jax.tree.map(write, d_params, _apart(d_layer, params))
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-    d_x, d_params = jax.lax.fori_loop(0, num_layers, of_layer, (d_y, zeros))
+    d_x, d_params = jax.lax.fori_loop(0, cut.layers, of_layer, (d_y, zeros))
     return d_x, d_params, None
 
 
 _stack.defvjp(_forward, _backward)
+
+
+def _last(
+    x: Float[Array, "B T D"], params: BlockParams, given: Given, spec: BlockSpec, rows: int, tokens: Slice
+) -> Float[Array, "B L D"]:
+    """Returns what the last layer makes of whole rows, for some of their tokens."""
+    layer, keys = _layer(params, given, params.query.shape[0] - 1)
+
+    def of_block(block: tuple[Array, Array]) -> Float[Array, "R L D"]:
+        start, part = block
+        return _of_rows(spec, part, layer, given, keys, Slice(start, rows), tokens)
+
+    # Run again in the backward pass, as blocks of the other layers are.
+    of_block = jax.checkpoint(of_block, prevent_cse=False)
+    blocks = x.reshape(-1, rows, *x.shape[1:])
+    starts = rows * jnp.arange(blocks.shape[0], dtype=jnp.int32)
+    return jax.lax.map(of_block, (starts, blocks)).reshape(x.shape[0], tokens.size, x.shape[2])
 
 
 def _overwrite(cut: _Cut, body: Callable[[Slice, Array, tuple], tuple], carry: tuple) -> tuple:
@@ -177,32 +208,58 @@ def _apart(layer: _Params, like: BlockParams) -> BlockParams:
 
 
 def _of_rows(
-    spec: BlockSpec, x: Float[Array, "R T D"], layer: _Params, given: Given, keys: LayerKeys, rows: Slice
-) -> Float[Array, "R T D"]:
-    """Returns what a layer makes of some rows."""
+    spec: BlockSpec,
+    x: Float[Array, "R T D"],
+    layer: _Params,
+    given: Given,
+    keys: LayerKeys,
+    rows: Slice,
+    tokens: Slice,
+) -> Float[Array, "R L D"]:
+    """Returns what a layer makes of some rows, for L of their tokens."""
     R, T, _ = x.shape
     N, H, _ = layer.rest.output.shape
     K = (layer.projection.shape[1] // H - N) // 2
     keys = keys._replace(first_row=keys.first_row + rows.start)
-    projected = block.linear(block.norm(x, layer.norm_scale, layer.norm_bias), layer.projection)
-    query, key, value = jnp.split(projected.reshape(R, T, N + 2 * K, H), (N, N + K), axis=2)
+    query, key, value = _project(x, layer, tokens, N, K)
     positions = jax.tree.map(lambda leaf: masks.take(leaf, rows, axis=0), given.positions)
-    query, key = (rotary.rotate(part, positions, spec.rotary_base) for part in (query, key))
-    tokens = Slice(0, T)
-    seen = masks.visible(masks.take_rows(given.mask, rows), tokens, tokens).swapaxes(1, 2)
-    more = block_sizes.more_keys(T)
-    seen = jnp.pad(seen, ((0, 0), (0, more), (0, more)))[:, None, :, None]
+    of_queries = jax.tree.map(lambda leaf: masks.take(leaf, tokens, axis=1), positions)
+    query, key = (
+        rotary.rotate(query, of_queries, spec.rotary_base),
+        rotary.rotate(key, positions, spec.rotary_base),
+    )
+    seen = masks.visible(masks.take_rows(given.mask, rows), tokens, Slice(0, T)).swapaxes(1, 2)
+    more, more_queries = block_sizes.more_keys(T), block_sizes.more_keys(tokens.size)
+    seen = jnp.pad(seen, ((0, 0), (0, more), (0, more_queries)))[:, None, :, None]
     dropout = AttentionDropout(spec.attention_dropout, keys.attention, keys.first_row)
-    sight = Sight(given.mask, dropout, Slice(0, T + more), Part(Slice(0, R), Slice(0, K)), N // K, 0)
+    queries = tokens._replace(size=tokens.size + more_queries)
+    sight = Sight(given.mask, dropout, queries, Part(Slice(0, R), Slice(0, K)), N // K, 0)
     attended = _attend(
-        _heads_first(query, more).reshape(R, K, N // K, T + more, H),
+        _heads_first(query, more_queries).reshape(R, K, N // K, queries.size, H),
         _heads_first(key, more),
         _heads_first(value, more),
         seen,
-        sight.keep((R, K, T + more, N // K, T + more), Slice(0, T + more)),
+        sight.keep(Slice(0, T + more)),
     )
-    attended = jnp.moveaxis(attended.reshape(R, N, T + more, H)[:, :, :T], 1, 2)
-    return block.finish_block(x, attended, block.transpose_out(layer.rest), spec=spec, keys=keys)
+    attended = jnp.moveaxis(attended.reshape(R, N, queries.size, H)[:, :, : tokens.size], 1, 2)
+    x, rest = masks.take(x, tokens, axis=1), block.transpose_out(layer.rest)
+    return block.finish_block(x, attended, rest, spec=spec, keys=keys, tokens=tokens)
+
+
+def _project(
+    x: Float[Array, "R T D"], layer: _Params, tokens: Slice, num_heads: int, num_kv_heads: int
+) -> tuple[Float[Array, "R L N H"], Float[Array, "R T K H"], Float[Array, "R T K H"]]:
+    """Returns queries of some tokens, and keys and values of all; of one product where these are the same tokens."""
+    (R, T, _), N, K = x.shape, num_heads, num_kv_heads
+    normed = block.norm(x, layer.norm_scale, layer.norm_bias)
+    if tokens.size == T:
+        query, key, value = jnp.split(
+            block.linear(normed, layer.projection).reshape(R, T, N + 2 * K, -1), (N, N + K), axis=2
+        )
+        return query, key, value
+    kernels = layer.projection.reshape(layer.projection.shape[0], N + 2 * K, -1)
+    key, value = jnp.split(block.linear(normed, kernels[:, N:]), 2, axis=2)
+    return block.linear(masks.take(normed, tokens, axis=1), kernels[:, :N]), key, value
 
 
 def _heads_first(x: Float[Array, "R T N H"], more: int) -> Float[Array, "R N S H"]:
@@ -211,12 +268,12 @@ def _heads_first(x: Float[Array, "R T N H"], more: int) -> Float[Array, "R N S H
 
 @jax.custom_vjp
 def _attend(
-    query: Float[Array, "R K G S H"],
+    query: Float[Array, "R K G L H"],
     key: Float[Array, "R K S H"],
     value: Float[Array, "R K S H"],
-    seen: Bool[Array, "#R 1 S 1 S"],
-    keep: Float[Array, "R K S G S"] | None,
-) -> Float[Array, "R K G S H"]:
+    seen: Bool[Array, "#R 1 S 1 L"],
+    keep: Float[Array, "R K S G L"] | None,
+) -> Float[Array, "R K G L H"]:
     """Returns softmax attention, float32; queries run along the last axis of scores, zeros where they see nothing."""
     return _attend_forward(query, key, value, seen, keep)[0]
 

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from bpt_rl.ops import key_value_cache, softmax_summary
 from bpt_rl.ops.key_value_cache import SLOTS_PER_LANE, KeyValueCache
+from bpt_rl.ops.masks import Slice
 from bpt_rl.ops.softmax_summary import Summary
 
 # Sums are as quick as memory where XLA fuses them with what is read. Its library of kernels for CPUs, to which it would
@@ -57,26 +58,30 @@ def attend(
     cache: KeyValueCache,
     query_offset: Int[Array, " B"],
     *,
+    query_step: int = 1,
     window: int,
     by_sums: bool = False,
 ) -> Float[Array, "B K G T H"]:
     """Returns attention of T tokens that stand in the cache already, float32; softmax and sums are float32.
 
     Args:
-        query: rotated; query t of a row stands at `query_offset + t`.
+        query: rotated; query t of a row stands at `query_offset + t * query_step`.
         cache: after `append`.
         query_offset: position of query 0 of each row.
+        query_step: from one query to the next.
         window: most tokens that a query sees, itself included; 0 is no limit.
         by_sums: the caller compiles with `sum_options`, and they are not empty. Without these options sums are slow.
     """
-    T, num_blocks, block = query.shape[3], cache.key.shape[0], cache.key.shape[4]
+    num_blocks, block = cache.key.shape[0], cache.key.shape[4]
+    places = Slice(0, query.shape[3], query_step)
+    num_tokens = (places.size - 1) * query_step + 1
     # A cache that is smaller than the window holds whole rows, and never comes round.
-    if 0 < window < cache.num_slots < window + T - 1:
+    if 0 < window < cache.num_slots < window + num_tokens - 1:
         raise ValueError(
             f"a ring of {cache.num_slots} slots for a window of {window} takes at most "
-            f"{cache.num_slots - window + 1} tokens a call, got {T}"
+            f"{cache.num_slots - window + 1} tokens a call, got {num_tokens}"
         )
-    position = query_offset[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+    position = query_offset[:, None] + places.places()[None]
     by_sums &= num_blocks > 1
     score = _scoring(query, cache, position, window, by_sums)
     weigh = functools.partial(_weigh, cache=cache, dtype=query.dtype, by_sums=by_sums)

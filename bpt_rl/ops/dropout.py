@@ -83,14 +83,12 @@ def attention_keep(
         keys: S of them.
     """
     B, N = rows_and_heads
-    along = lambda start, size, axis: jnp.expand_dims(
-        jnp.asarray(start) + jnp.arange(size), [other for other in range(4) if other != axis]
-    )
+    along = lambda places, axis: jnp.expand_dims(places, [other for other in range(4) if other != axis])
     return _stays(
         key,
         rate,
-        (along(0, B, 0), along(0, N, 1), along(queries.start, queries.size, 2)),
-        along(keys.start, keys.size, 3),
+        (along(jnp.arange(B), 0), along(jnp.arange(N), 1), along(queries.places(), 2)),
+        along(keys.places(), 3),
     )
 
 
@@ -135,10 +133,10 @@ def uniform(x: Float[Array, "B T D"], tokens: Slice) -> Float[Array, "B T D"]:
         x: some tokens of their rows.
         tokens: T of them.
     """
-    B, T, D = x.shape
-    words = _absorb((jnp.uint32(_GOLDEN), jnp.uint32(1)), _places(0, B)[:, None])
-    words = _absorb(words, _places(tokens.start, T)[None])
-    bits = _hash(_along(words), _places(0, D)[None, None])
+    B, _, D = x.shape
+    words = _absorb((jnp.uint32(_GOLDEN), jnp.uint32(1)), _places(Slice(0, B))[:, None])
+    words = _absorb(words, _places(tokens)[None])
+    bits = _hash(_along(words), _places(Slice(0, D))[None, None])
     bits = _mix(bits ^ jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32), _SECOND)
     return (bits >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
 
@@ -161,9 +159,9 @@ def residual_dropout(
         first_row: number of the first row.
     """
     B, T, D = x.shape
-    words = _absorb(_words(key), _places(first_row, B)[:, None])
-    words = _absorb(words, _places(0 if tokens is None else tokens.start, T)[None])
-    keep = _hash(_along(words), _places(0, D)[None, None]) >= jnp.uint32(_threshold(rate))
+    words = _absorb(_words(key), _places(Slice(first_row, B))[:, None])
+    words = _absorb(words, _places(tokens or Slice(0, T))[None])
+    keep = _hash(_along(words), _places(Slice(0, D))[None, None]) >= jnp.uint32(_threshold(rate))
     return jnp.where(keep, x * jnp.asarray(keep_scale(rate), x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -173,8 +171,8 @@ def _threshold(rate: float) -> int:
     return min(round(rate * _LEVELS), _LEVELS - 1)  # A rate just below 1 must not round up to it.
 
 
-def _places(start: Index, size: int) -> UInt32[Array, " size"]:
-    return jnp.asarray(start).astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
+def _places(part: Slice) -> UInt32[Array, " size"]:
+    return part.places().astype(jnp.uint32)
 
 
 def _words(key: Key[Array, ""]) -> Words:

@@ -55,15 +55,21 @@ class Mask:
 
 
 class Slice(NamedTuple):
-    """Some consecutive queries or keys.
+    """Some queries or keys, one after the other, or with the same step between any two.
 
     Attributes:
         start: index of the first.
         size: how many.
+        step: from one to the next.
     """
 
     start: Index
     size: int
+    step: int = 1
+
+    def places(self) -> Int[Array, " size"]:
+        """Returns the indices."""
+        return self.start + self.step * jnp.arange(self.size, dtype=jnp.int32)
 
 
 class KeyRange(NamedTuple):
@@ -84,7 +90,20 @@ class KeyRange(NamedTuple):
 
 def take(x: Num[Array, "*shape"], part: Slice, *, axis: int) -> Num[Array, "*part"]:
     """Returns a slice of an array along one axis."""
-    return jax.lax.dynamic_slice_in_dim(x, part.start, part.size, axis=axis)
+    span = (part.size - 1) * part.step + 1
+    x = jax.lax.dynamic_slice_in_dim(x, part.start, span, axis=axis)
+    return x if part.step == 1 else jax.lax.slice_in_dim(x, 0, span, part.step, axis)
+
+
+def every(num_tokens: int, step: int) -> Slice:
+    """Returns the last of every `step` tokens.
+
+    Raises:
+        ValueError: the tokens are not a multiple of it.
+    """
+    if num_tokens % step:
+        raise ValueError(f"expected tokens in groups of {step}, got {num_tokens} of them")
+    return Slice(step - 1, num_tokens // step, step)
 
 
 def take_rows(mask: Mask, rows: Slice) -> Mask:
@@ -110,8 +129,7 @@ def visible(mask: Mask, queries: Slice, keys: Slice, *, keys_from: Index = 0) ->
         keys: S of them.
         keys_from: keys before this one belong to another block, and are not visible here.
     """
-    key = (keys.start + jnp.arange(keys.size, dtype=jnp.int32))[None, None]
-    query = (queries.start + jnp.arange(queries.size, dtype=jnp.int32))[None, :, None]
+    key, query = keys.places()[None, None], queries.places()[None, :, None]
     if mask.query_offset is not None:
         query = query + mask.query_offset[:, None, None]
     seen = (key <= query) & (key >= keys_from)
@@ -134,7 +152,7 @@ def key_range(mask: Mask, queries: Slice, *, num_keys: int, key_block: int) -> K
 
     Args:
         mask: of the whole rows.
-        queries: consecutive queries.
+        queries: some of them.
         num_keys: S, of whole rows.
         key_block: keys per block; the last block may be cut short.
     """
@@ -177,10 +195,10 @@ def _as_range(touched: Bool[Array, " blocks"], full: Bool[Array, " blocks"]) -> 
 
 def _positions(mask: Mask, queries: Slice) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Returns the lowest and the highest position of the queries, over all rows."""
-    start = jnp.asarray(queries.start, jnp.int32)
+    start, span = jnp.asarray(queries.start, jnp.int32), (queries.size - 1) * queries.step
     if mask.query_offset is None:
-        return start, start + (queries.size - 1)
-    return start + mask.query_offset.min(), start + mask.query_offset.max() + (queries.size - 1)
+        return start, start + span
+    return start + mask.query_offset.min(), start + mask.query_offset.max() + span
 
 
 def _compare_segments(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from bpt_rl.ops import dropout, norms, rotary
+from bpt_rl.ops import dropout, masks, norms, rotary
 from bpt_rl.ops.attention import attention
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -142,8 +142,9 @@ def transformer_stack(
     *,
     spec: BlockSpec,
     dropout_keys: Key[Array, " layers"] | None = None,
-) -> Float[Array, "B T D"]:
-    """Returns what layers of one kind make of whole rows, one after another.
+    every: int = 1,
+) -> Float[Array, "B L D"]:
+    """Returns what layers of one kind make of whole rows, one after another; L = T / every.
 
     Args:
         x: residual stream, in the compute type.
@@ -152,19 +153,27 @@ def transformer_stack(
         positions: of the tokens, for rotary.
         spec: what is computed, and by which schedule.
         dropout_keys: one per layer; None turns dropout off.
+        every: the last of every so many tokens is returned; what only the others need is left out where rows are
+            short, and computed in vain elsewhere.
+
+    Raises:
+        ValueError: the mask is not one of whole rows, or T is not a multiple of `every`.
     """
     if mask.query_offset is not None or mask.key_lengths is not None:
         raise ValueError("a layer maps whole rows: expected a mask without query_offset and key_lengths")
+    returned = masks.every(x.shape[1], every)
     if spec.schedule.name in ("blockwise", "cudnn"):
         from bpt_rl.ops import _fused_stack
 
-        return _fused_stack.fused_stack(x, params, mask, positions, spec=spec, dropout_keys=dropout_keys)
+        return _fused_stack.fused_stack(
+            x, params, mask, positions, spec=spec, dropout_keys=dropout_keys, returned=returned
+        )
 
     def body(x: Array, layer: tuple[BlockParams, Array | None]) -> tuple[Array, None]:
         params, key = layer
         return _plain_block(x, params, mask, positions, spec=spec, dropout_key=key), None
 
-    return jax.lax.scan(body, x, (params, dropout_keys))[0]
+    return masks.take(jax.lax.scan(body, x, (params, dropout_keys))[0], returned, axis=1)
 
 
 def _plain_block(

@@ -64,7 +64,8 @@ def estimate(size: StepSize) -> MemoryEstimate:
 def _embedding(size: StepSize) -> int:
     """Of the embedding where rows are not cut, and automatic differentiation keeps what it likes."""
     width = size.backbone.width
-    if not _is_whole(size, size.tokens_per_step * max(size.num_features, width)):
+    widest = size.tokens_per_step * max(size.num_features, width)
+    if _block_steps(size, widest, size.tokens_per_step) < size.batch.row_steps:
         return 0
     numbers = size.num_features + (CONVOLUTION * width if size.convolution_taps else 0)
     return 4 * size.tokens_at_once * numbers
@@ -72,22 +73,18 @@ def _embedding(size: StepSize) -> int:
 
 def _head(size: StepSize) -> int:
     """Of the stack's output, its gradient, and a block of head and loss."""
-    width, G = size.backbone.width, size.tokens_per_step
-    widest = max(G * width, size.num_outputs)
-    steps = min(_block_steps(size, widest), size.batch.row_steps)
-    streams = WHOLE_HEAD_WIDTH if _is_whole(size, widest) else HEAD_WIDTH
+    width = size.backbone.width
+    block_steps = _block_steps(size, max(width, size.num_outputs), tokens_per_step=1)
+    steps = min(block_steps, size.batch.row_steps)
+    streams = WHOLE_HEAD_WIDTH if block_steps >= size.batch.row_steps else HEAD_WIDTH
     block = 4 * size.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + streams * width)
     return 2 * size.tokens_at_once * width * size.number_bytes + block
 
 
-def _is_whole(size: StepSize, widest: int) -> bool:
-    return _block_steps(size, widest) >= size.batch.row_steps
-
-
-def _block_steps(size: StepSize, widest: int) -> int:
+def _block_steps(size: StepSize, widest: int, tokens_per_step: int) -> int:
     return token_blocks.choose_steps(
         num_rows=size.rows_at_once,
         num_steps=size.batch.row_steps,
-        tokens_per_step=size.tokens_per_step,
+        tokens_per_step=tokens_per_step,
         widest=widest,
     )

@@ -14,10 +14,16 @@ from tests.bpt_rl.nn import sequences
 
 
 class _Noise(nnx.Module):
-    """Multiplies by a parameter and adds noise of the dropout key."""
+    """Multiplies by a parameter and adds noise of the dropout key; its state is of no use."""
 
     def __init__(self, rngs):
         self.factor = nnx.Param(jax.random.normal(rngs.params(), (1,), jnp.float32))
+
+    def init_state(self, num_rows, capacity):
+        return jnp.zeros(num_rows)
+
+    def reset(self, state, rows):
+        return state
 
     def __call__(self, x, context, state=None):
         if context.dropout_key is not None:
@@ -81,6 +87,35 @@ def test_the_way_of_a_kind_of_layer_through_whole_rows_equals_the_scan(name):
     actual, expected = (jax.jit(weighted(f))(params) for f in (own_way, one_by_one))
     for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [_transformer, lambda n: Stack(_Noise, n, rngs=nnx.Rngs(params=0))])
+def test_outputs_of_the_last_of_every_so_many_tokens_are_those_that_all_tokens_have(make):
+    """In whole rows, and continuing states call by call, rows out of step; states hold all tokens."""
+    stack, width, every = make(3), 8, 3
+    x = jax.random.normal(jax.random.key(1), (2, 12, width))
+    context = sequences.context(np.ones((2, 12)))
+    np.testing.assert_allclose(
+        stack(x, context, every=every)[0], stack(x, context)[0][:, 2::every], rtol=1e-5, atol=1e-6
+    )
+    states = [stack.init_state(2, 12)] * 2
+    # The second row begins a call later, with padding before it.
+    for first in (0, 6):
+        is_valid = np.array([[True] * 6, [first > 0] * 6])
+        at = slice(first, first + 6)
+        part = context._replace(
+            positions=jnp.asarray([[*range(first, first + 6)], [*range(6)]]),
+            segments=jnp.asarray(is_valid, jnp.int32),
+            is_valid=jnp.asarray(is_valid),
+        )
+        whole, states[0] = stack(x[:, at], part, states[0])
+        sparse, states[1] = stack(x[:, at], part, states[1], every=every)
+        is_read = is_valid[:, 2::every]
+        np.testing.assert_allclose(sparse[is_read], whole[:, 2::every][is_read], rtol=1e-5, atol=1e-6)
+    for left, right in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(left, right)
+    with pytest.raises(ValueError, match="expected tokens in groups of 5, got 12 of them"):
+        stack(x, context, every=5)
 
 
 def test_parameters_lie_along_a_leading_axis_of_layers():

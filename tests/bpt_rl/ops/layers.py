@@ -78,15 +78,17 @@ def stack_outputs_and_gradients(
     B: int,
     T: int,
     dropout_keys: jax.Array | None = None,
+    every: int = 1,
 ):
-    """Returns the same of a stack of layers."""
+    """Returns the same of a stack of layers, and of the last of `every` so many tokens."""
     D = params.query.shape[1]
     x, weights = jax.random.normal(jax.random.key(1), (2, B, T, D))
+    weights = weights[:, every - 1 :: every]
     positions = jnp.arange(T)[None] * (1 + jnp.arange(B)[:, None])  # Each row's angles are its own.
 
     def weighted_sum(x, params):
         y = transformer_stack(
-            x.astype(spec.dtype), params, mask, positions, spec=spec, dropout_keys=dropout_keys
+            x.astype(spec.dtype), params, mask, positions, spec=spec, dropout_keys=dropout_keys, every=every
         )
         return (y.astype(jnp.float32) * weights).sum(), y
 

@@ -87,6 +87,30 @@ def test_call_by_call_with_rows_out_of_step_equals_all_tokens_at_once(T, window,
         assert int(cache.length.min()) > cache.num_slots
 
 
+@pytest.mark.parametrize("window", [0, 25])
+def test_queries_of_some_tokens_see_what_queries_of_all_tokens_see(window):
+    """Until and after the ring comes round."""
+    every, cache = 2, key_value_cache.empty(B, K, H, capacity=TOKENS, window=window, dtype="float32")
+    for query, key, value, is_valid in _calls(4):
+        offset = cache.length - is_valid.argmax(axis=1).astype(np.int32)
+        cache = key_value_cache.append(cache, *map(jnp.asarray, (key, value, is_valid)))
+        query = jnp.asarray(query)
+        of_all = cached_attention.attend(query, cache, offset, window=window)
+        of_some = cached_attention.attend(
+            query[:, :, :, 1::every], cache, offset + 1, query_step=every, window=window
+        )
+        np.testing.assert_allclose(of_some, of_all[:, :, :, 1::every], rtol=1e-5, atol=1e-6)
+
+
+def test_a_ring_holds_what_queries_far_apart_see():
+    """As many tokens as lie between the first query and the last."""
+    cache = key_value_cache.empty(1, K, H, capacity=100, window=5, dtype="float32")
+    attend = functools.partial(cached_attention.attend, window=5, query_step=4)
+    attend(jnp.zeros((1, K, G, 2, H)), cache, cache.length)
+    with pytest.raises(ValueError, match="takes at most 8 tokens a call, got 9"):
+        attend(jnp.zeros((1, K, G, 3, H)), cache, cache.length)
+
+
 def test_rows_that_are_filled_at_once_equal_rows_that_were_appended_to():
     rng = np.random.default_rng(0)
     T, lengths = 21, np.array([21, 5, 13])

@@ -28,12 +28,18 @@ def whole():
 
 @pytest.mark.parametrize(
     ("queries", "keys"),
-    [((37, 50), (120, 140)), ((128, 128), (256, 44)), ((255, 2), (127, 130)), ((299, 1), (0, 300))],
+    [
+        ((37, 50), (120, 140)),
+        ((128, 128), (256, 44)),
+        ((255, 2), (127, 130)),
+        ((299, 1), (0, 300)),
+        ((2, 99, 3), (5, 40, 7)),
+    ],
 )
 def test_a_block_draws_what_the_whole_draws_there(whole, queries, keys):
-    keep = _keep(jax.random.key(7), RATE, ROWS_AND_HEADS, Slice(*queries), Slice(*keys))
-    (q, num_q), (k, num_k) = queries, keys
-    np.testing.assert_array_equal(keep, whole[:, :, q : q + num_q, k : k + num_k])
+    queries, keys = Slice(*queries), Slice(*keys)
+    keep = _keep(jax.random.key(7), RATE, ROWS_AND_HEADS, queries, keys)
+    np.testing.assert_array_equal(keep, whole[:, :, queries.places()][..., keys.places()])
 
 
 @pytest.mark.parametrize("size", [64, 41])
@@ -215,9 +221,9 @@ def test_the_residual_stream_draws_the_same_whatever_the_block():
     x = jnp.ones((2, WHOLE, 5))
     key = jax.random.key(3)
     everything = np.asarray(_drop(x, key, 0.25, None))
-    for start, size in ((100, 60), (253, 47)):
-        part = _drop(x[:, :size], key, 0.25, Slice(start, size))
-        np.testing.assert_array_equal(part, everything[:, start : start + size])
+    for tokens in (Slice(100, 60), Slice(253, 47), Slice(4, 50, 5)):
+        part = _drop(x[:, : tokens.size], key, 0.25, tokens)
+        np.testing.assert_array_equal(part, everything[:, tokens.places()])
     draw = jax.jit(lambda start: dropout.residual_dropout(x[:, :30], key, 0.25, Slice(start, 30)))
     for start in (0, 120, 270):
         np.testing.assert_array_equal(draw(start), everything[:, start : start + 30])

@@ -33,6 +33,22 @@ def test_a_window_counts_back_from_the_query_itself():
     assert _drawn(Mask(window=2), Slice(0, 4), Slice(0, 4)) == [["x...", "xx..", ".xx.", "..xx"]]
 
 
+def test_queries_that_are_not_neighbours_see_what_they_see_among_all():
+    segments = _ints([1, 1, 1, 2, 2, 2, 2])
+    mask, queries = Mask(3, segments, segments), Slice(2, 3, 2)
+    [every] = _drawn(mask, Slice(0, 7), Slice(0, 7))
+    assert _drawn(mask, queries, Slice(0, 7)) == [[every[2], every[4], every[6]]]
+    assert masks.take(segments, queries, axis=1).tolist() == [[1, 2, 2]]
+
+
+def test_the_last_of_every_so_many_tokens_is_a_slice():
+    assert masks.every(12, 3) == Slice(2, 4, 3)
+    assert masks.every(12, 1) == Slice(0, 12)
+    assert masks.every(12, 3).places().tolist() == [2, 5, 8, 11]
+    with pytest.raises(ValueError, match="expected tokens in groups of 5, got 12 of them"):
+        masks.every(12, 5)
+
+
 def test_segments_keep_to_themselves_and_padding_sees_and_is_seen_by_nobody():
     segments = _ints([1, 1, 2, 2, 0], [0, 3, 3, 0, 4])
     mask = Mask(query_segments=segments, key_segments=segments)
@@ -152,6 +168,11 @@ def test_causal_attention_visits_its_triangle():
     visited = [masks.key_range(Mask(), Slice(4 * index, 4), num_keys=32, key_block=4) for index in range(8)]
     assert [int(found.stop - found.start) for found in visited] == list(range(1, 9))
     assert [int(found.full_stop - found.full_start) for found in visited] == list(range(8))
+
+
+def test_queries_far_apart_visit_what_the_first_and_the_last_of_them_see():
+    visited = masks.key_range(Mask(window=3), Slice(9, 4, 5), num_keys=32, key_block=4)
+    assert tuple(map(int, visited)) == (1, 7, 7, 7)
 
 
 def test_a_last_block_cut_short_always_needs_its_mask():

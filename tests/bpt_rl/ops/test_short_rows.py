@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bpt_rl.ops import _short_rows, block_sizes
@@ -21,7 +22,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Case(NamedTuple):
-    """Rows of a block, tokens, key-value heads, the mask, what the layers are made of, and how much is dropped."""
+    """Rows of a block, tokens, key-value heads, mask, what the layers are made of, what is dropped and what is read."""
 
     rows: int
     T: int = 30
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     made_of: Mapping[str, Any] = NOTHING
     dropout: float = 0.0
     num_layers: int = NUM_LAYERS
+    every: int = 1
 
 
 CASES = {
@@ -39,20 +41,23 @@ CASES = {
     ),
     "dropout, segments": Case(3, 30, 2, {"with_segments": True}, {"rotary_base": 0.0}, dropout=0.3),
     "one layer": Case(1, 32, 2, {"with_segments": True}, num_layers=1),
+    "every third token": Case(2, 30, 2, {"with_segments": True}, dropout=0.3, every=3),
+    "every second token of one layer": Case(3, 30, 1, {"window": 11}, num_layers=1, every=2),
+    "the last token": Case(5, 32, 4, every=32),
 }
 
 
 @functools.cache
 def run(case: str, schedule: Schedule, dtype: str = "float32"):
     """Returns the output of a stack, and the gradients of a random sum of it."""
-    _, T, kv_heads, mask, made_of, rate, num_layers = CASES[case]
+    _, T, kv_heads, mask, made_of, rate, num_layers, every = CASES[case]
     spec = BlockSpec(
         schedule=schedule, dtype=dtype, attention_dropout=rate, residual_dropout=rate / 2, **made_of
     )
     params = layers.stacked(num_layers, D, N, kv_heads, F, norm=spec.norm)
     keys = jax.random.split(jax.random.key(5), num_layers) if rate else None
     return layers.stack_outputs_and_gradients(
-        spec, params, layers.mask(B, T, **mask), B=B, T=T, dropout_keys=keys
+        spec, params, layers.mask(B, T, **mask), B=B, T=T, dropout_keys=keys, every=every
     )
 
 
@@ -91,6 +96,35 @@ def test_devices_with_a_row_each_drop_what_one_device_drops(blocks_of):
     made = blocks_of(case)
     assert layers.differences(run(case, Schedule(devices=B)), run(case, Schedule("vanilla"))).max() < 1e-5
     assert made == [1]
+
+
+def test_what_only_unread_tokens_need_is_left_out_of_the_last_layer(blocks_of):
+    """XLA counts the operations: those of keys and values stay, the others are a third."""
+    rows, T = CASES["every third token"][:2]
+    blocks_of("every third token")
+    x, params = jnp.zeros((rows, T, D)), layers.stacked(1, D, N, N, F)
+    positions = jnp.broadcast_to(jnp.arange(T), (rows, T))
+
+    def cost(every):
+        run = functools.partial(transformer_stack, spec=BlockSpec(), every=every)
+        compiled = jax.jit(run).lower(x, params, Mask(), positions).compile()
+        return compiled.cost_analysis()["flops"]
+
+    of_all, of_keys = 4 * D * D + 2 * D * F + 2 * T * D, 2 * D * D
+    expected = (of_keys + (of_all - of_keys) / 3) / of_all
+    assert cost(3) / cost(1) < 1.2 * expected
+
+
+@pytest.mark.parametrize("schedule", ["vanilla", "memory_efficient", "blockwise"])
+def test_every_schedule_returns_the_last_of_every_so_many_tokens(schedule):
+    """Where rows are cut into blocks, too."""
+    T, params = 30, layers.stacked(2, D, N, N, F)
+    x, positions = jax.random.normal(jax.random.key(0), (B, T, D)), jnp.broadcast_to(jnp.arange(T), (B, T))
+    spec = BlockSpec(schedule=Schedule(schedule, query_block=8))
+    run = functools.partial(transformer_stack, x, params, Mask(), positions, spec=spec)
+    np.testing.assert_array_equal(run(every=5), run()[:, 4::5])
+    with pytest.raises(ValueError, match="expected tokens in groups of 4, got 30 of them"):
+        run(every=4)
 
 
 def test_angles_that_are_too_many_to_keep_are_the_same(blocks_of, monkeypatch):
