@@ -58,7 +58,7 @@ class TransformerLayer(nnx.Module):
         )
 
     def reset(self, state: KeyValueCache, rows: Bool[Array, " B"]) -> KeyValueCache:
-        """Forgets rows by their length; what the slots hold is never read again."""
+        """Forgets rows by their length; what the slots hold counts for nothing from then on, if it is finite."""
         return state._replace(length=jnp.where(rows, 0, state.length))
 
     def __call__(

@@ -10,8 +10,8 @@ holding some of their width. Those of narrow heads lie with their slots last, an
 lane s mod L, and every lane has a softmax of its own, which a vector instruction takes on for several lanes at once.
 Lanes are merged at the end.
 
-Shapes: C blocks, N of them at a time, S slots per block, B rows, K key-value heads, G query heads per key-value head,
-T tokens of one call, H head width, L lanes.
+Shapes: C blocks, M of them at a time, S slots per block, B rows, K key-value heads, G query heads per key-value head,
+T queries of one call, H head width, L lanes.
 
 References:
     Dao et al. 2023, "Flash-Decoding for long-context inference" (parts of the keys are summarised, then merged).
@@ -62,7 +62,7 @@ def attend(
     window: int,
     by_sums: bool = False,
 ) -> Float[Array, "B K G T H"]:
-    """Returns attention of T tokens that stand in the cache already, float32; softmax and sums are float32.
+    """Returns attention of T queries whose tokens are in the cache already, float32; so are softmax and sums.
 
     Args:
         query: rotated; query t of a row stands at `query_offset + t * query_step`.
@@ -71,7 +71,14 @@ def attend(
         query_step: from one query to the next.
         window: most tokens that a query sees, itself included; 0 is no limit.
         by_sums: the caller compiles with `sum_options`, and they are not empty. Without these options sums are slow.
+
+    Raises:
+        ValueError: the queries are of other heads than the cache, or a ring is too small for them.
     """
+    if (query.shape[0], query.shape[1], query.shape[4]) != cache.key.shape[1:4]:
+        raise ValueError(
+            f"expected queries [B, K, G, T, H] over a cache of (B, K, H) = {cache.key.shape[1:4]}, got {query.shape}"
+        )
     num_blocks, block = cache.key.shape[0], cache.key.shape[4]
     places = Slice(0, query.shape[3], query_step)
     num_tokens = (places.size - 1) * query_step + 1
@@ -106,7 +113,7 @@ def attend(
         put = lambda at, scores: jax.lax.dynamic_update_index_in_dim(scores, score(first + at), at, 0)
         scores = jax.lax.fori_loop(0, count, put, none_seen)
 
-        def weigh_blocks(weights: Float[Array, "N B K G T S"]) -> Float[Array, "B K G T H"]:
+        def weigh_blocks(weights: Float[Array, "M B K G T S"]) -> Float[Array, "B K G T H"]:
             add_value = lambda at, value: value + weigh(key_value_cache.take(weights, at), first + at)
             return jax.lax.fori_loop(0, count, add_value, jnp.zeros(query.shape, jnp.float32))
 
@@ -162,10 +169,10 @@ def _scoring(
 
 
 def _summarise(
-    scores: Float[Array, "N B K G T S"],
-    weigh: Callable[[Float[Array, "N B K G T S"]], Float[Array, "B K G T H"]],
+    scores: Float[Array, "M B K G T S"],
+    weigh: Callable[[Float[Array, "M B K G T S"]], Float[Array, "B K G T H"]],
 ) -> Summary:
-    """Summarises N blocks, whose values `weigh` adds up."""
+    """Summarises M blocks, whose values `weigh` adds up."""
     peak = scores.max(axis=(0, -1), keepdims=True)
     weights = jnp.exp(scores - softmax_summary.finite(peak))
     return Summary(peak[0, ..., 0], weights.sum(axis=(0, -1)), weigh(weights))

@@ -21,8 +21,6 @@ OTHER_BLOCK_BYTES = 1 << 24
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 1024
 # From this width on a head is a wide one, and the most slots of its blocks.
 WIDE_HEAD, LARGEST_WIDE_BLOCK = 128, 512
-# From so many slots on there are two blocks at least: XLA copies a block that is the whole cache more than once.
-MOST_ALONE = 256
 # Tokens that one call may append to a ring, besides the window.
 MOST_TOKENS = 8
 # Where there are several blocks their slots are a multiple of it; see `cached_attention`.
@@ -39,14 +37,14 @@ class KeyValueCache(NamedTuple):
 
     Attributes:
         key: rotated keys, float32, int8, or uint16: the bits of bfloat16; slots that hold no token hold finite numbers.
-        value: values, likewise; of wide heads with the last two axes the other way round.
+        value: values, likewise; `H S`, or of wide heads `S H`.
         key_scale: of int8: what to multiply a token's key by; None otherwise.
         value_scale: of int8, likewise.
         length: tokens seen, per row; a ring keeps the newest of them.
     """
 
     key: Num[Array, "C B K H S"]
-    value: Num[Array, "C B K H S"]
+    value: Num[Array, "C B K *slots"]
     key_scale: Float[Array, "C B K S"] | None
     value_scale: Float[Array, "C B K S"] | None
     length: Int[Array, " B"]
@@ -91,6 +89,9 @@ def empty(
         capacity: most tokens of a row; a ring may see more.
         window: most tokens that a query sees; 0 is no limit. One that the capacity exceeds makes the cache a ring.
         dtype: one of `KEPT_AS`.
+
+    Raises:
+        ValueError: the type is not one of these.
     """
     # One slot more than tokens, so that there is always one where nothing can be harmed.
     num_blocks, block = _cut(capacity + 1, num_rows * num_heads, head_width)
@@ -109,7 +110,7 @@ def _cut(num_slots: int, heads_of_rows: int, head_width: int) -> tuple[int, int]
     num_bytes = BLOCK_BYTES.get(jax.default_backend(), OTHER_BLOCK_BYTES)
     largest = LARGEST_WIDE_BLOCK if has_wide_heads(head_width) else LARGEST_BLOCK
     block = min(max(num_bytes // (4 * heads_of_rows * head_width), SMALLEST_BLOCK), largest)
-    num_blocks = max(-(-num_slots // block), 2 if num_slots > MOST_ALONE else 1)
+    num_blocks = -(-num_slots // block)
     block = -(-num_slots // num_blocks)
     return num_blocks, block + (-block % SLOTS_PER_LANE if num_blocks > 1 else 0)
 
@@ -121,6 +122,8 @@ def recast(cache: KeyValueCache, dtype: str) -> KeyValueCache:
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> KeyValueCache:
     """Returns an empty cache; `shape` is that of its keys."""
+    if dtype not in KEPT_AS:
+        raise ValueError(f"unknown type of cache {dtype!r}; known: {', '.join(KEPT_AS)}")
     C, B, K, H, S = shape
     numbers = lambda *tail: jnp.zeros((C, B, K, *tail), jnp.dtype(KEPT_AS[dtype]))
     scales = lambda: jnp.zeros((C, B, K, S), jnp.float32) if dtype == "int8" else None
@@ -170,7 +173,9 @@ def append(
 
     arrays = _arrays(cache)
     if B * T > MOST_WRITES or cache.key.shape[0] == 1:
-        arrays = jax.lax.fori_loop(0, B * T, write, arrays)
+        # Lengths are never negative, but XLA cannot know, and so keeps the loop where there is one write only.
+        num_writes = B * T + (cache.length[0] < 0).astype(jnp.int32)
+        arrays = jax.lax.fori_loop(0, num_writes, write, arrays)
     else:
         for place in range(B * T):
             arrays = write(place, arrays)

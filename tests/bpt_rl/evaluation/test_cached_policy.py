@@ -7,7 +7,7 @@ from flax import nnx
 
 from bpt_rl.data.normalisation import Normaliser
 from bpt_rl.data.tokens import TokenReader, feature_width, tokens_per_step
-from bpt_rl.evaluation import compiled_policy
+from bpt_rl.evaluation import cached_policy, compiled_policy
 from bpt_rl.evaluation.cached_policy import TransformerPolicy
 from bpt_rl.evaluation.prompt import chain_of
 from bpt_rl.evaluation.rollout import rollout
@@ -306,6 +306,17 @@ def test_a_step_of_the_policy_takes_no_scratch_memory_for_its_parameters_or_its_
     # Sixteen and sixty-four blocks; the scores of eight are there at a time.
     assert temp(64 * 1024 - 1, 24) <= temp(16 * 1024 - 1, 24) + 256
     assert temp(20, 192) < 192 * 192 * 4
+    # One write of one token, into a cache of one block.
+    policy = TransformerPolicy(
+        _model(reader, taps=0, width=128, num_kv_heads=num_kv_heads),
+        reader,
+        num_episodes=3,
+        max_episode_steps=LONGEST,
+        capacity=200,
+    )
+    cache = policy._on_device.empty(1).layers[0]
+    assert cache.key.shape[0] == 1
+    assert policy._on_device.decode_memory(1).temp_size_in_bytes < cache.num_bytes / 2
 
 
 def test_a_context_that_cannot_hold_one_episode_is_refused():
@@ -337,3 +348,14 @@ def test_an_output_that_is_not_finite_is_an_error_and_not_an_action():
     policy = TransformerPolicy(_model(reader, taps=0), reader, num_episodes=2, max_episode_steps=LONGEST)
     with pytest.raises(UserError, match=r"not finite in row 0, asked for a return of 1e\+300"):
         list(rollout(policy, TinyVectorEnv(LENGTHS), episodes_per_row=1, target_return=1e300, seed=0))
+
+
+def test_one_number_of_one_row_that_is_not_finite_is_an_error_if_the_row_is_active():
+    reader = _reader("step", FIVE_ARMS)
+    policy = TransformerPolicy(_model(reader, taps=0), reader, num_episodes=2, max_episode_steps=LONGEST)
+    state = policy.start(3, jax.random.key(0))
+    state.parameters = np.zeros((3, 5), np.float32)
+    state.parameters[1, 4] = np.nan
+    cached_policy._require_finite(state, np.array([True, False, True]))
+    with pytest.raises(UserError, match="not finite in row 1"):
+        cached_policy._require_finite(state, np.array([True, True, True]))
