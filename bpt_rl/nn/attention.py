@@ -78,7 +78,7 @@ class TransformerLayer(nnx.Module):
             The residual stream after the layer, and the cache with the valid tokens appended.
         """
         if isinstance(state, KeyValueCache):
-            return self.continue_sparsely(x, context, state, every=1)
+            return self._continue(x, context, state, every=1)
         params = self._params()
         mask = Mask(window=self.window, query_segments=context.segments, key_segments=context.segments)
         # A cache lies on one device, and what begins it is computed there.
@@ -114,12 +114,16 @@ class TransformerLayer(nnx.Module):
         every: int,
     ) -> tuple[Float[Array, "B L D"], KeyValueCache]:
         """Continues a cache with all tokens, some of which have queries; or begins one. See `SparseLayer`."""
-        read = masks.every(x.shape[1], every)
-        if isinstance(state, NewRows):
-            y, cache = self(x, context, state)
-            assert cache is not None  # Rows went in, so a cache comes out.
-            return masks.take(y, read, axis=1), cache
-        params = self._params()
+        if isinstance(state, KeyValueCache):
+            return self._continue(x, context, state, every=every)
+        y, cache = self(x, context, state)
+        assert cache is not None  # Rows went in, so a cache comes out.
+        return masks.take(y, masks.every(x.shape[1], every), axis=1), cache
+
+    def _continue(
+        self, x: Float[Array, "B T D"], context: SequenceContext, state: KeyValueCache, *, every: int
+    ) -> tuple[Float[Array, "B L D"], KeyValueCache]:
+        params, read = self._params(), masks.every(x.shape[1], every)
         key, value = block.project_key_value(x, params, context.positions, spec=self.spec)
         x, positions = masks.take(x, read, axis=1), masks.take(context.positions, read, axis=1)
         query = block.project_query(x, params, positions, spec=self.spec)

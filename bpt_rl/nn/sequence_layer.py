@@ -66,7 +66,7 @@ class StackedLayers(Protocol):
 class SparseLayer(Protocol):
     """A layer that continues with less work where not all of its outputs are read.
 
-    Contract, tested for every such layer: it equals the layer's outputs and state, of which tokens are left out.
+    Contract, tested for every such layer: outputs, of the tokens that are read, and state are the layer's.
     """
 
     def continue_sparsely(

@@ -50,6 +50,9 @@ class Stack(nnx.Module):
             state: to continue.
             every: outputs are read of the last of every so many tokens only; L = T / every.
 
+        Returns:
+            The outputs of the tokens that are read, and the states after all tokens, None without `state`.
+
         Raises:
             ValueError: T is not a multiple of `every`.
         """

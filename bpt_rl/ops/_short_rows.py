@@ -3,7 +3,8 @@
 Where the scores of a row fit in the second-level cache beside all else, there is nothing to fold: attention is a plain
 softmax. What costs time in short rows is small products and memory that is touched for the first time. So all of a
 layer happens to a few rows while they lie in the cache, queries, keys and values come from one product, and of whole
-batches there are the layers' inputs only; the backward pass runs a block's layer again, and differentiates it.
+batches there are the layers' inputs only; the backward pass runs a block's layer again, and differentiates it. Where
+some tokens only are read, the last layer stands apart: it has queries, and what follows attention, of no others.
 
 Shapes: R rows of a block, T tokens, L of them that a layer is asked for, S keys (as many as tokens, and some more to
 fill vectors; so are queries), W width of queries, keys and values together; else as in `transformer_block`.
@@ -28,11 +29,19 @@ from bpt_rl.ops.transformer_block import BlockParams, BlockSpec, LayerKeys, Rest
 
 
 class _Cut(NamedTuple):
-    """What is static: what is computed, rows of a block, which divides B, and how many layers, from the first on."""
+    """What is static.
+
+    Attributes:
+        spec: what is computed.
+        rows: of a block; divides B.
+        whole_layers: how many layers, from the first on, give all tokens; all, or all but the last.
+        returned: the tokens that the last layer gives.
+    """
 
     spec: BlockSpec
     rows: int
-    layers: int
+    whole_layers: int
+    returned: Slice
 
 
 class _Params(NamedTuple):
@@ -66,32 +75,68 @@ def stack(
     B, more = x.shape[0], -x.shape[0] % rows
     pad = lambda leaf: jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
     padded = given._replace(mask=jax.tree.map(pad, given.mask), positions=jax.tree.map(pad, given.positions))
-    x, num_layers = pad(x), params.query.shape[0]
-    if returned.size == x.shape[1]:
-        y: Array = _stack(_Cut(spec, rows, num_layers), x, params, padded)
-        return y[:B]
-    if num_layers > 1:
-        x = _stack(_Cut(spec, rows, num_layers - 1), x, params, padded)
-    return _last(x, params, padded, spec, rows, returned)[:B]
+    whole_layers = params.query.shape[0] - (returned.size < x.shape[1])
+    y: Array = _stack(_Cut(spec, rows, whole_layers, returned), pad(x), params, padded)
+    return y[:B]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _stack(cut: _Cut, x: Float[Array, "B T D"], params: BlockParams, given: Given) -> Float[Array, "B T D"]:
+def _stack(cut: _Cut, x: Float[Array, "B T D"], params: BlockParams, given: Given) -> Float[Array, "B L D"]:
     # Where nothing will be differentiated, nothing is kept.
-    return _run(cut, x, params, given, None)[0]
+    y, _ = _run(cut, x, params, given, None)
+    return _last(cut, y, params, given) if _stands_apart(cut, params) else y
 
 
 def _forward(cut: _Cut, x: Array, params: BlockParams, given: Given) -> tuple[Array, tuple]:
-    others = cut.layers - 1
-    inputs = jnp.zeros((others, *x.shape), x.dtype) if others else None
+    others = cut.whole_layers - 1
+    inputs = jnp.zeros((others, *x.shape), x.dtype) if others > 0 else None
     y, inputs = _run(cut, x, params, given, inputs)
-    return y, (x, params, given, inputs)
+    if _stands_apart(cut, params):
+        return _last(cut, y, params, given), (x, params, given, inputs, y)
+    return y, (x, params, given, inputs, None)
+
+
+def _stands_apart(cut: _Cut, params: BlockParams) -> bool:
+    """Returns whether the last layer gives other tokens than the layers before it."""
+    return cut.whole_layers < params.query.shape[0]
+
+
+def _last(cut: _Cut, x: Float[Array, "B T D"], params: BlockParams, given: Given) -> Float[Array, "B L D"]:
+    """Returns what the last layer makes of its input."""
+    layer, keys = _layer(params, given, cut.whole_layers)
+
+    def of_block(index: Array, y: Array) -> Array:
+        rows = Slice(index * cut.rows, cut.rows)
+        part = masks.take(x, rows, axis=0)
+        return put(y, _of_rows(cut.spec, part, layer, given, keys, rows, cut.returned), rows, axis=0)
+
+    y = jnp.zeros((x.shape[0], cut.returned.size, x.shape[2]), x.dtype)
+    return jax.lax.fori_loop(0, x.shape[0] // cut.rows, of_block, y)
+
+
+def _last_backward(
+    cut: _Cut, x: Array, params: BlockParams, given: Given, d_y: Float[Array, "B L D"]
+) -> tuple[Float[Array, "B T D"], _Params]:
+    """Undoes `_last`: returns the gradients of its input and its parameters."""
+    layer, keys = _layer(params, given, cut.whole_layers)
+
+    def of_block(index: Array, carry: tuple[Array, _Params]) -> tuple[Array, _Params]:
+        d_x, d_layer = carry
+        rows = Slice(index * cut.rows, cut.rows)
+        part, d_part = masks.take(x, rows, axis=0), masks.take(d_y, rows, axis=0)
+        run = lambda part, layer: _of_rows(cut.spec, part, layer, given, keys, rows, cut.returned)
+        _, vjp = jax.vjp(run, part, layer)
+        d_part, d_part_layer = vjp(d_part)
+        return put(d_x, d_part, rows, axis=0), jax.tree.map(jnp.add, d_layer, d_part_layer)
+
+    zeros = (jnp.zeros(x.shape, x.dtype), jax.tree.map(jnp.zeros_like, layer))
+    return jax.lax.fori_loop(0, x.shape[0] // cut.rows, of_block, zeros)
 
 
 def _run(
     cut: _Cut, x: Array, params: BlockParams, given: Given, inputs: Float[Array, "layers B T D"] | None
 ) -> tuple[Array, Array | None]:
-    """Runs all layers, and saves their inputs (but the first's) where there is room for them."""
+    """Runs the layers that give all tokens, and saves their inputs (but the first's) where there is room for them."""
 
     def of_layer(index: Array, carry: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
         layer, keys = _layer(params, given, index)
@@ -107,15 +152,24 @@ def _run(
 
         return _overwrite(cut, of_block, carry)
 
-    return jax.lax.fori_loop(0, cut.layers, of_layer, (x, inputs))
+    return jax.lax.fori_loop(0, cut.whole_layers, of_layer, (x, inputs))
 
 
 def _backward(cut: _Cut, residuals: tuple, d_y: Array) -> tuple:
-    x, params, given, inputs = residuals
+    x, params, given, inputs, last_input = residuals
+    d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+
+    def write(d_params: BlockParams, d_layer: _Params, index: Index) -> BlockParams:
+        put_layer = lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, index, 0)
+        return jax.tree.map(put_layer, d_params, _apart(d_layer, params))
+
+    if last_input is not None:
+        d_y, d_layer = _last_backward(cut, last_input, params, given, d_y)
+        d_params = write(d_params, d_layer, cut.whole_layers)
 
     def of_layer(turn: Array, carry: tuple[Array, BlockParams]) -> tuple[Array, BlockParams]:
         d_x, d_params = carry
-        index = cut.layers - 1 - turn
+        index = cut.whole_layers - 1 - turn
         layer, keys = _layer(params, given, index)
 
         def of_block(rows: Slice, d_part: Array, carry: tuple[Array, _Params]) -> tuple[Array, _Params]:
@@ -132,32 +186,13 @@ def _backward(cut: _Cut, residuals: tuple, d_y: Array) -> tuple:
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), layer)
         d_x, d_layer = _overwrite(cut, of_block, (d_x, zeros))
-        write = lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, index, 0)
-        return d_x, jax.tree.map(write, d_params, _apart(d_layer, params))
+        return d_x, write(d_params, d_layer, index)
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-    d_x, d_params = jax.lax.fori_loop(0, cut.layers, of_layer, (d_y, zeros))
+    d_x, d_params = jax.lax.fori_loop(0, cut.whole_layers, of_layer, (d_y, d_params))
     return d_x, d_params, None
 
 
 _stack.defvjp(_forward, _backward)
-
-
-def _last(
-    x: Float[Array, "B T D"], params: BlockParams, given: Given, spec: BlockSpec, rows: int, tokens: Slice
-) -> Float[Array, "B L D"]:
-    """Returns what the last layer makes of whole rows, for some of their tokens."""
-    layer, keys = _layer(params, given, params.query.shape[0] - 1)
-
-    def of_block(block: tuple[Array, Array]) -> Float[Array, "R L D"]:
-        start, part = block
-        return _of_rows(spec, part, layer, given, keys, Slice(start, rows), tokens)
-
-    # Run again in the backward pass, as blocks of the other layers are.
-    of_block = jax.checkpoint(of_block, prevent_cse=False)
-    blocks = x.reshape(-1, rows, *x.shape[1:])
-    starts = rows * jnp.arange(blocks.shape[0], dtype=jnp.int32)
-    return jax.lax.map(of_block, (starts, blocks)).reshape(x.shape[0], tokens.size, x.shape[2])
 
 
 def _overwrite(cut: _Cut, body: Callable[[Slice, Array, tuple], tuple], carry: tuple) -> tuple:

@@ -173,8 +173,9 @@ def append(
 
     arrays = _arrays(cache)
     if B * T > MOST_WRITES or cache.key.shape[0] == 1:
-        # Lengths are never negative, but XLA cannot know, and so keeps the loop where there is one write only.
-        num_writes = B * T + (cache.length[0] < 0).astype(jnp.int32)
+        num_writes = B * T
+        if num_writes == 1:  # Lengths are never negative, but XLA cannot know, and so keeps the loop.
+            num_writes += (cache.length[0] < 0).astype(jnp.int32)
         arrays = jax.lax.fori_loop(0, num_writes, write, arrays)
     else:
         for place in range(B * T):

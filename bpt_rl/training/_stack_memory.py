@@ -41,10 +41,12 @@ class StackMemory(NamedTuple):
     Attributes:
         kept: from the forward pass to the backward pass.
         most: at the moment of the backward pass that takes most, what is kept included.
+        output: what the stack returns.
     """
 
     kept: int
     most: int
+    output: int
 
 
 def of_stack(size: StepSize) -> StackMemory:
@@ -86,7 +88,8 @@ def _short(size: StepSize, rows: int) -> StackMemory:
     stream = B * T * D * size.number_bytes
     kept = size.backbone.num_layers * stream + _turns(size, size.rows_at_once * T, H)
     block = 4 * rows * T * (ROWS_HIDDEN * F + ROWS_WIDTH * D + ROWS_SCORES * N * T)
-    return StackMemory(kept, kept + stream + block + 4 * ROWS_PARAMETERS * layer_parameters(size))
+    most = kept + stream + block + 4 * ROWS_PARAMETERS * layer_parameters(size)
+    return StackMemory(kept, most, _stream(size) // size.tokens_per_step)
 
 
 def _fused(size: StepSize) -> StackMemory:
@@ -125,7 +128,11 @@ def _fused(size: StepSize) -> StackMemory:
     if count > 1:
         rows = 4 * B * share * T * D
         moments = (*(moment + SHARED_ROWS * rows for moment in moments), kept + SHARED_LEAST * rows)
-    return StackMemory(kept, max(moments))
+    return StackMemory(kept, max(moments), _stream(size))
+
+
+def _stream(size: StepSize) -> int:
+    return size.tokens_at_once * size.backbone.width * size.number_bytes
 
 
 def _blocks(size: StepSize, group: int) -> block_sizes.Sizes:
@@ -213,4 +220,4 @@ def _differentiated(size: StepSize) -> StackMemory:
         layer = CHUNKED_WIDTH * stream + CHUNKED_HIDDEN * hidden
         now = CHUNKED_NOW * stream + CHUNKED_SCORES_NOW * 4 * B * N * query * key
     kept = layer * (ALONE if config.num_layers == 1 else config.num_layers)
-    return StackMemory(int(kept), int(kept + now + 4 * layer_parameters(size)))
+    return StackMemory(int(kept), int(kept + now + 4 * layer_parameters(size)), _stream(size))

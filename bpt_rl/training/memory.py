@@ -53,7 +53,7 @@ def estimate(size: StepSize) -> MemoryEstimate:
         beside += 4 * size.num_parameters + batch_bytes
     moments = {
         "layers": stack.most + beside,
-        "head": stack.kept + _head(size) + beside,
+        "head": stack.kept + 2 * stack.output + _head(size) + beside,
         # Clipping needs all gradients before the first update.
         "optimiser": 2 * 4 * size.num_parameters,
     }
@@ -72,13 +72,12 @@ def _embedding(size: StepSize) -> int:
 
 
 def _head(size: StepSize) -> int:
-    """Of the stack's output, its gradient, and a block of head and loss."""
+    """Of a block of head and loss, beside the stack's output and its gradient."""
     width = size.backbone.width
     block_steps = _block_steps(size, max(width, size.num_outputs), tokens_per_step=1)
     steps = min(block_steps, size.batch.row_steps)
     streams = WHOLE_HEAD_WIDTH if block_steps >= size.batch.row_steps else HEAD_WIDTH
-    block = 4 * size.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + streams * width)
-    return 2 * size.tokens_at_once * width * size.number_bytes + block
+    return 4 * size.rows_at_once * steps * (HEAD_OUTPUTS * size.num_outputs + streams * width)
 
 
 def _block_steps(size: StepSize, widest: int, tokens_per_step: int) -> int:

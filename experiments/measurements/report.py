@@ -1,7 +1,8 @@
 """From the CSV files of a folder to `table.md` and figures: `python -m experiments.measurements.report FOLDER`.
 
 The CSV files may come from several runs: put them in one folder, with the `environment.json` of one
-of them, whose machine and commit the tables name.
+of them, whose machine and commit the tables name. That of another run goes beside a part's CSV file, as
+`PART.environment.json`.
 """
 
 import argparse
@@ -72,13 +73,16 @@ def write(folder: Path, skipped: Mapping[str, str]) -> None:
 
 def markdown(folder: Path) -> str:
     """Returns the tables of all parts in a folder, after a line that says where they were measured."""
-    found = [name for name in (*PARTS, TUNING) if (folder / f"{name}.csv").is_file()]
-    sections = [table.markdown() for name in found for table in tables(folder, name)]
-    return "\n\n".join([_where(folder), *sections])
+    sections = [_where(folder / run_directory.ENVIRONMENT)]
+    for name in (*PARTS, TUNING):
+        if (folder / f"{name}.csv").is_file():
+            elsewhere = _where(folder / f"{name}.{run_directory.ENVIRONMENT}")
+            sections += [elsewhere] * bool(elsewhere)
+            sections += [table.markdown() for table in tables(folder, name)]
+    return "\n\n".join(sections)
 
 
-def _where(folder: Path) -> str:
-    path = folder / run_directory.ENVIRONMENT
+def _where(path: Path) -> str:
     if not path.is_file():
         return ""
     with _naming(path):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from bpt_rl.nn.attention import TransformerLayer
 from bpt_rl.nn.config import BackboneConfig
+from bpt_rl.nn.sequence_layer import SparseLayer, StackedLayers
 from bpt_rl.nn.stack import Stack
 from bpt_rl.ops.config import Schedule
 from tests.bpt_rl.nn import sequences
@@ -93,6 +94,11 @@ def test_the_way_of_a_kind_of_layer_through_whole_rows_equals_the_scan(name):
 def test_outputs_of_the_last_of_every_so_many_tokens_are_those_that_all_tokens_have(make):
     """In whole rows, and continuing states call by call, rows out of step; states hold all tokens."""
     stack, width, every = make(3), 8, 3
+    assert (
+        isinstance(stack.layers, SparseLayer)
+        == isinstance(stack.layers, StackedLayers)
+        == (make is _transformer)
+    )
     x = jax.random.normal(jax.random.key(1), (2, 12, width))
     context = sequences.context(np.ones((2, 12)))
     np.testing.assert_allclose(
@@ -116,6 +122,20 @@ def test_outputs_of_the_last_of_every_so_many_tokens_are_those_that_all_tokens_h
         np.testing.assert_array_equal(left, right)
     with pytest.raises(ValueError, match="expected tokens in groups of 5, got 12 of them"):
         stack(x, context, every=5)
+
+
+def test_a_call_of_three_tokens_of_which_one_is_read_costs_less():
+    """Of two layers the second projects one query, and has one feed-forward; XLA counts the operations."""
+    stack = _transformer(2)
+    state, x = stack.init_state(1, 7), jnp.zeros((1, 3, 8))
+    part = sequences.context(np.ones((1, 3)))
+    graphdef, params = nnx.split(stack)
+
+    def cost(every):
+        run = lambda params, state: nnx.merge(graphdef, params)(x, part, state, every=every)
+        return jax.jit(run).lower(params, state).compile().cost_analysis()["flops"]
+
+    assert cost(3) < 0.8 * cost(1)
 
 
 def test_parameters_lie_along_a_leading_axis_of_layers():

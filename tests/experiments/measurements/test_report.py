@@ -44,6 +44,18 @@ def test_the_table_says_where_it_was_measured_and_what_was_not(folder):
     assert (folder / "memory.png").is_file()
 
 
+def test_a_part_that_was_measured_elsewhere_says_where(folder):
+    environment = run_directory.read_json(folder / run_directory.ENVIRONMENT)
+    elsewhere = {**environment, "commit": "abcdef0123456789", "processor": "Slide rule"}
+    run_directory.write_json(folder / "memory.environment.json", elsewhere)
+    first, second, table = report.markdown(folder).split("\n\n")[:3]
+    assert "(Abacus, 2 of 3 cores)" in first
+    assert second == first.replace("Abacus", "Slide rule").replace("012345678", "abcdef012")
+    assert table.startswith("Scratch memory")
+    (folder / "memory.environment.json").rename(folder / "loader.environment.json")
+    assert "Slide rule" not in report.markdown(folder)
+
+
 def test_the_entry_point_draws_from_files_that_are_there(folder, capsys):
     report.main([str(folder)])
     assert f"tables in {folder / report.TABLE}" in capsys.readouterr().out
