@@ -21,6 +21,7 @@ from bpt_rl.ops import _blockwise, _cudnn, _rows, masks
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import Blocks, put
 from bpt_rl.ops._cudnn import WholeRows
+from bpt_rl.ops._products import multiply
 from bpt_rl.ops._rows import Carry, KeysValues, Reader, Rows
 from bpt_rl.ops.attention import join_heads, split_heads
 from bpt_rl.ops.dropout import AttentionDropout
@@ -250,7 +251,9 @@ class Layer:
 
     def _finish_block(self, x: Array, attended: Array, params: BlockParams | Rest, tokens: Slice) -> Array:
         place = self.rows.place(tokens)
-        return block.finish_block(x, attended, params, spec=self.spec, keys=self.keys, tokens=place)
+        return block.finish_block(
+            x, attended, params, spec=self.spec, keys=self.keys, tokens=place, product=multiply
+        )
 
     def _where_possible(
         self, by_cudnn: Callable[[Carry], Carry], by_block: Callable[[Carry], Carry], carry: Carry

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 from bpt_rl.ops import block_sizes, masks, rotary
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import UNSEEN, Part, Sight, put
-from bpt_rl.ops._products import einsum
+from bpt_rl.ops._products import einsum, multiply
 from bpt_rl.ops._rows import Given
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Index, Slice
@@ -278,7 +278,7 @@ def _of_rows(
     )
     attended = jnp.moveaxis(attended.reshape(R, N, queries.size, H)[:, :, : tokens.size], 1, 2)
     x, rest = masks.take(x, tokens, axis=1), block.transpose_out(layer.rest)
-    return block.finish_block(x, attended, rest, spec=spec, keys=keys, tokens=tokens)
+    return block.finish_block(x, attended, rest, spec=spec, keys=keys, tokens=tokens, product=multiply)
 
 
 def _project(

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from bpt_rl.ops import dropout, masks, norms, rotary
+from bpt_rl.ops._products import Product
 from bpt_rl.ops.attention import attention
 from bpt_rl.ops.config import Schedule
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -258,6 +260,7 @@ def finish_block(
     spec: BlockSpec,
     keys: LayerKeys = NOTHING_DROPPED,
     tokens: Slice | None = None,
+    product: Product = jnp.matmul,
 ) -> Float[Array, "B T D"]:
     """Returns what follows attention: its output projection, residual, and the feed-forward, for some tokens.
 
@@ -268,22 +271,25 @@ def finish_block(
         spec: what is computed.
         keys: of dropout.
         tokens: which tokens of their rows these are, for dropout; from 0 on if left out.
+        product: how the feed-forward's matrices are multiplied.
     """
     N, H, D = params.output.shape
     joined = attended.astype(x.dtype).reshape(*attended.shape[:2], N * H)
     branch = linear(joined, params.output.reshape(N * H, D))
     x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens, keys.first_row)
     normed = norm(x, params.norm2_scale, params.norm2_bias)
-    hidden = linear(normed, params.ffn_in) + params.ffn_in_bias.astype(x.dtype)[None, None]
+    hidden = linear(normed, params.ffn_in, product) + params.ffn_in_bias.astype(x.dtype)[None, None]
     hidden = ACTIVATIONS[spec.activation](hidden)
-    branch = linear(hidden, params.ffn_out) + params.ffn_out_bias.astype(x.dtype)[None, None]
+    branch = linear(hidden, params.ffn_out, product) + params.ffn_out_bias.astype(x.dtype)[None, None]
     return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens, keys.first_row)
 
 
-def linear(x: Float[Array, "B T I"], kernel: Float[Array, "I *O"]) -> Float[Array, "B T *O"]:
+def linear(
+    x: Float[Array, "B T I"], kernel: Float[Array, "I *O"], product: Product = jnp.matmul
+) -> Float[Array, "B T *O"]:
     """Multiplies in the compute type, as one matrix: XLA's CPU backend is slow at the gradient of batched products."""
     B, T, width = x.shape
-    flat = x.reshape(B * T, width) @ kernel.astype(x.dtype).reshape(width, -1)
+    flat = product(x.reshape(B * T, width), kernel.astype(x.dtype).reshape(width, -1))
     return flat.reshape(B, T, *kernel.shape[1:])
 
 
