@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bpt_rl.ops import _blockwise, _cudnn, _rows, masks
+from bpt_rl.ops import _blockwise, _cudnn, _rows, _saved_inner, masks
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import Blocks, put
 from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops._products import multiply
 from bpt_rl.ops._rows import Carry, KeysValues, Reader, Rows
+from bpt_rl.ops._saved_inner import Inner
 from bpt_rl.ops.attention import join_heads, split_heads
 from bpt_rl.ops.dropout import AttentionDropout
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -116,9 +117,9 @@ class Layer:
         attended: Attended,
         slot: Index,
         keep: Carry,
-        write: Callable[[Carry, Slice, Array], Carry],
+        write: Callable[[Carry, Slice, Array, Inner], Carry],
     ) -> tuple[Float[Array, "B T D"], Carry]:
-        """Returns the layer's output, written over its input, and `keep` after `write(keep, tokens, input)`."""
+        """Returns the layer's output, written over its input, and `keep` after `write(keep, tokens, input, inner)`."""
 
         def read(tokens: Slice, carry: Carry) -> Array:
             return masks.take(carry[0], tokens, axis=1)
@@ -126,15 +127,17 @@ class Layer:
         def of_block(tokens: Slice, part: Array, carry: Carry) -> Carry:
             x, keep = carry
             value = _take_value(attended, slot, tokens)
-            out = self._finish_block(part, value, self.params, tokens)
-            return put(x, out, tokens, axis=1), write(keep, tokens, part)
+            middle = self._middle(part, value, self.params, tokens)
+            hidden = self._hidden(middle, self.params)
+            x = put(x, self._out(middle, hidden, self.params, tokens), tokens, axis=1)
+            return x, write(keep, tokens, part, Inner(middle, hidden))
 
         return self.rows.overwrite(read, of_block, (x, keep))
 
     def finish_backward(
-        self, read: Reader, attended: Attended, slot: Index, d_y: Float[Array, "B T D"]
+        self, read: Reader, attended: Attended, inner: Inner | None, slot: Index, d_y: Float[Array, "B T D"]
     ) -> tuple[Float[Array, "B T D"], Attended, Float[Array, "B K G T"], Rest]:
-        """Undoes `finish`.
+        """Undoes `finish`; what it needs in between is read from `inner` where that is saved, and else computed again.
 
         Returns:
             The gradient of the residual stream, written over that of the output; attention's gradient, written over
@@ -151,18 +154,32 @@ class Layer:
         def of_block(tokens: Slice, parts: tuple[Array, Array], carry: Carry) -> Carry:
             d_x, attended, delta, d_params = carry
             d_out, value = parts
-            finish = lambda x, value, params: self._finish_block(
-                x, value, block.transpose_out(params), tokens
+            add = lambda x, value, params: self._middle(x, value, params, tokens)
+            out = lambda middle, hidden, params: self._out(
+                middle, hidden, block.transpose_out(params), tokens
             )
-            _, vjp = jax.vjp(finish, read(tokens), value, params)
-            d_part, d_value, d_part_params = vjp(d_out)
+            # What is saved takes the place of what is computed, which XLA then leaves out.
+            saved = None if inner is None else _saved_inner.read(inner, slot, tokens)
+            middle, undo_add = jax.vjp(add, read(tokens), value, params)
+            middle = middle if saved is None else saved.middle
+            hidden, undo_hidden = jax.vjp(self._hidden, middle, params)
+            _, undo_out = jax.vjp(out, middle, hidden if saved is None else saved.hidden, params)
+            d_middle, d_hidden, d_out_params = undo_out(d_out)
+            d_more, d_hidden_params = undo_hidden(d_hidden)
+            d_part, d_value, d_add_params = undo_add(d_middle + d_more)
             wide = (value.astype(jnp.float32), d_value.astype(jnp.float32))
             product = jnp.einsum("BCNH,BCNH->BCN", *wide)
             delta = put(delta, jnp.moveaxis(product, 1, 2).reshape(B, K, G, -1), tokens, axis=3)
             attended = attended._replace(
                 value=_put_value(attended.value, d_value, slot, tokens, Slice(0, K * G))
             )
-            d_params = jax.tree.map(jnp.add, d_params, d_part_params)
+            d_params = jax.tree.map(
+                lambda *parts: sum(parts[1:], parts[0]),
+                d_params,
+                d_add_params,
+                d_hidden_params,
+                d_out_params,
+            )
             return put(d_x, d_part, tokens, axis=1), attended, delta, d_params
 
         delta = jnp.zeros((B, K, G, T), jnp.float32)
@@ -249,10 +266,17 @@ class Layer:
         d_params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), used)
         return self._each_group(of_group, (d_x, d_params))
 
-    def _finish_block(self, x: Array, attended: Array, params: BlockParams | Rest, tokens: Slice) -> Array:
+    def _middle(self, x: Array, attended: Array, params: BlockParams | Rest, tokens: Slice) -> Array:
         place = self.rows.place(tokens)
-        return block.finish_block(
-            x, attended, params, spec=self.spec, keys=self.keys, tokens=place, product=multiply
+        return block.add_attended(x, attended, params, spec=self.spec, keys=self.keys, tokens=place)
+
+    def _hidden(self, middle: Array, params: BlockParams | Rest) -> Array:
+        return block.hidden_units(middle, params, product=multiply)
+
+    def _out(self, middle: Array, hidden: Array, params: BlockParams | Rest, tokens: Slice) -> Array:
+        place = self.rows.place(tokens)
+        return block.add_feed_forward(
+            middle, hidden, params, spec=self.spec, keys=self.keys, tokens=place, product=multiply
         )
 
     def _where_possible(

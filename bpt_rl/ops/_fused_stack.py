@@ -19,13 +19,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from bpt_rl.ops import _cudnn, _fused_layer, _saved_inputs, _short_rows, block_sizes, masks, rotary, shards
+from bpt_rl.ops import (
+    _cudnn,
+    _fused_layer,
+    _saved_inner,
+    _saved_inputs,
+    _short_rows,
+    block_sizes,
+    masks,
+    rotary,
+    shards,
+)
 from bpt_rl.ops import transformer_block as block
 from bpt_rl.ops._block_pairs import put
 from bpt_rl.ops._cudnn import WholeRows
 from bpt_rl.ops._fused_layer import Attended, Layer
 from bpt_rl.ops._plan import Plan, plan_of
 from bpt_rl.ops._rows import Given, Reader, Rows
+from bpt_rl.ops._saved_inner import Inner
 from bpt_rl.ops._saved_inputs import Store
 from bpt_rl.ops.attention import pad_queries
 from bpt_rl.ops.masks import Index, Mask, Slice
@@ -49,11 +60,13 @@ class Saved(NamedTuple):
 
     Attributes:
         inputs: of all layers but the first; with segments, of each segment's first layer but the first.
-        attended: of all layers, where that is saved.
+        attended: of all layers, where that is saved; while layers are run, else, of one.
+        inner: of all layers, where that is saved.
     """
 
     inputs: Store | None
     attended: Attended | None
+    inner: Inner | None
 
 
 def fused_stack(
@@ -128,27 +141,28 @@ def _stack(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(plan: Plan, x: Float[Array, "B T D"], params: BlockParams, given: Given) -> Float[Array, "B T D"]:
     # Where nothing will be differentiated, nothing is kept.
-    return _forward(replace(plan, keeps_output=False), x, params, given)[0]
+    return _forward(replace(plan, keeps_output=False, keeps_hidden=False), x, params, given)[0]
 
 
 def _forward(plan: Plan, x: Array, params: BlockParams, given: Given) -> tuple[Array, tuple]:
     work = Work(plan, params, given)
     attended = _fused_layer.empty_attended(x, params, plan.num_layers if plan.keeps_output else 0)
+    inner = _saved_inner.empty(x, params) if plan.keeps_hidden else None
     if plan.segment == plan.num_layers:
-        inputs = _empty_store(plan, plan.num_layers - 1, x)
-        y, inputs, attended = _run(work, x, inputs, attended, 0, plan.num_layers)
+        saved = Saved(_empty_store(plan, plan.num_layers - 1, x), attended, inner)
+        y, saved = _run(work, x, saved, 0, plan.num_layers)
     else:
         num_segments = -(-plan.num_layers // plan.segment)
 
         def of_segment(index: Array, carry: Carry) -> Carry:
-            x, inputs, attended = carry
-            inputs = _save(plan, inputs, index - 1, x)
-            x, _, attended = _run(work, x, None, attended, *_segment(plan, index))
-            return x, inputs, attended
+            x, saved = carry
+            inputs = _save(plan, saved.inputs, index - 1, x)
+            x, saved = _run(work, x, saved._replace(inputs=None), *_segment(plan, index))
+            return x, saved._replace(inputs=inputs)
 
-        inputs = _empty_store(plan, num_segments - 1, x)
-        y, inputs, attended = jax.lax.fori_loop(0, num_segments, of_segment, (x, inputs, attended))
-    return y, (x, params, given, Saved(inputs, attended if plan.keeps_output else None))
+        saved = Saved(_empty_store(plan, num_segments - 1, x), attended, inner)
+        y, saved = jax.lax.fori_loop(0, num_segments, of_segment, (x, saved))
+    return y, (x, params, given, saved if plan.keeps_output else saved._replace(attended=None))
 
 
 def _backward(plan: Plan, residuals: tuple, d_y: Array) -> tuple:
@@ -159,7 +173,7 @@ def _backward(plan: Plan, residuals: tuple, d_y: Array) -> tuple:
     carry = (d_y, d_params, attended)
     if plan.segment == plan.num_layers:
         reader = functools.partial(_reader, plan, x, saved.inputs)
-        d_x, d_params, _ = _undo(work, reader, carry, 0, plan.num_layers)
+        d_x, d_params, _ = _undo(work, reader, saved.inner, carry, 0, plan.num_layers)
     else:
         num_segments = -(-plan.num_layers // plan.segment)
 
@@ -174,7 +188,7 @@ def _backward(plan: Plan, residuals: tuple, d_y: Array) -> tuple:
                 others = _reader(plan, x, inputs, place)
                 return lambda tokens: jnp.where(place == 0, read_first(tokens), others(tokens))
 
-            return _undo(work, reader, (d_x, d_params, attended), first, count)
+            return _undo(work, reader, saved.inner, (d_x, d_params, attended), first, count)
 
         d_x, d_params, _ = jax.lax.fori_loop(0, num_segments, of_segment, carry)
     return d_x, d_params, None
@@ -184,46 +198,52 @@ _fused.defvjp(_forward, _backward)
 
 
 def _run(
-    work: Work,
-    x: Array,
-    inputs: Store | None,
-    attended: Attended,
-    first: Index,
-    count: Index,
-    *,
-    has_output: bool = False,
-) -> tuple[Array, Store | None, Attended]:
-    """Runs layers first .. first + count - 1, and saves their inputs (but the first's) where there is room for them.
+    work: Work, x: Array, saved: Saved, first: Index, count: Index, *, has_output: bool = False
+) -> tuple[Array, Saved]:
+    """Runs layers first .. first + count - 1, and saves of them what there is room for.
 
-    Where `has_output`, `attended` is filled already.
+    Of their inputs, all but the first's. Where `has_output`, attention's output is there already.
     """
 
     def of_layer(place: Array, carry: Carry) -> Carry:
-        x, inputs, attended = carry
+        x, saved = carry
         layer, slot = _layer(work, first + place), _slot(work, first + place)
         if not has_output:
             read = lambda tokens: masks.take(x, tokens, axis=1)
-            attended = layer.attend(read, attended, slot, layer.keys_values(read))
+            attended = layer.attend(read, saved.attended, slot, layer.keys_values(read))
+            saved = saved._replace(attended=attended)
 
-        def write(inputs: Store | None, tokens: Slice, part: Array) -> Store | None:
-            # The first layer's input has no slot of its own: it goes where the second's will be written over it.
-            at = jnp.maximum(place - 1, 0)
-            return None if inputs is None else _saved_inputs.write(inputs, at, tokens, part, work.plan.kind)
+        def write(saved: Saved, tokens: Slice, part: Array, inner: Inner) -> Saved:
+            if saved.inputs is not None:
+                # The first layer's input has no slot of its own: it goes where the second's is written over it.
+                at = jnp.maximum(place - 1, 0)
+                inputs = _saved_inputs.write(saved.inputs, at, tokens, part, work.plan.kind)
+                saved = saved._replace(inputs=inputs)
+            if saved.inner is not None:
+                saved = saved._replace(inner=_saved_inner.write(saved.inner, inner, slot, tokens))
+            return saved
 
-        x, inputs = layer.finish(x, attended, slot, inputs, write)
-        return x, inputs, attended
+        attended = saved.attended
+        x, saved = layer.finish(x, attended, slot, saved._replace(attended=None), write)
+        return x, saved._replace(attended=attended)
 
-    return jax.lax.fori_loop(0, count, of_layer, (x, inputs, attended))
+    return jax.lax.fori_loop(0, count, of_layer, (x, saved))
 
 
 def _undo(
-    work: Work, reader: Callable[[Index], Reader], carry: Carry, first: Index, count: Index
+    work: Work,
+    reader: Callable[[Index], Reader],
+    inner: Inner | None,
+    carry: Carry,
+    first: Index,
+    count: Index,
 ) -> tuple[Array, BlockParams, Attended]:
     """Takes the gradient through layers first + count - 1 .. first.
 
     Args:
         work: the stack.
         reader: what reads the input of the layer in a place, from 0.
+        inner: of all layers of the stack, where that is saved.
         carry: the gradient of the output, gradients of the parameters so far, and attention's output of all layers or
             room for that of one; it is written over, and so is carried through.
         first: layer.
@@ -237,7 +257,7 @@ def _undo(
         shared = layer.keys_values(read)
         if not work.plan.keeps_output:
             attended = layer.attend(read, attended, slot, shared)
-        d_x, attended, delta, d_part = layer.finish_backward(read, attended, slot, d_x)
+        d_x, attended, delta, d_part = layer.finish_backward(read, attended, inner, slot, d_x)
         d_params = _put_layer(d_params, d_part, first + place)
         d_x, d_part = layer.attend_backward(read, attended, slot, shared, delta, d_x)
         return d_x, _put_layer(d_params, d_part, first + place), attended
@@ -249,10 +269,10 @@ def _inputs_again(
     work: Work, x: Array, attended: Attended, first: Index, count: Index
 ) -> tuple[Store | None, Attended]:
     """Runs a segment again for the inputs of its layers but the first."""
-    inputs = _empty_store(work.plan, work.plan.segment - 1, x)
-    has_output = work.plan.keeps_output
-    x, inputs, attended = _run(work, x, inputs, attended, first, count - 1, has_output=has_output)
-    return _save(work.plan, inputs, count - 2, x), attended
+    saved = Saved(_empty_store(work.plan, work.plan.segment - 1, x), attended, None)
+    x, saved = _run(work, x, saved, first, count - 1, has_output=work.plan.keeps_output)
+    assert saved.attended is not None
+    return _save(work.plan, saved.inputs, count - 2, x), saved.attended
 
 
 def _slot(work: Work, index: Index) -> Index:

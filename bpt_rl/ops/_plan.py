@@ -22,6 +22,7 @@ class Plan:
         group: key-value heads at a time.
         segment: layers whose inputs exist at a time.
         keeps_output: whether attention's output is saved.
+        keeps_hidden: whether the feed-forward's hidden units are saved, and its input.
         kind: how inputs are saved.
         shards: where several devices share the rows.
     """
@@ -32,6 +33,7 @@ class Plan:
     group: int
     segment: int
     keeps_output: bool
+    keeps_hidden: bool
     kind: Kind
     shards: Shards | None
 
@@ -62,7 +64,12 @@ def plan_of(spec: BlockSpec, x: Float[Array, "B T D"], params: BlockParams) -> P
     blocks = Blocks(*sizes, spec.attention_dropout)
     segment = min(spec.schedule.segment_layers or num_layers, num_layers)
     kind = Kind(spec.schedule.saved_type, spec.schedule.offload)
-    keeps_output = block_sizes.saves_output(
-        spec.schedule, stream_bytes=x.size * x.dtype.itemsize // count, num_layers=num_layers
+    stream_bytes = x.size * x.dtype.itemsize // count
+    keeps_output = block_sizes.saves_output(spec.schedule, stream_bytes=stream_bytes, num_layers=num_layers)
+    keeps_hidden = block_sizes.saves_hidden(
+        spec.schedule,
+        stream_bytes=stream_bytes,
+        ffn_multiple=-(-params.ffn_in.shape[2] // x.shape[2]),
+        num_layers=num_layers,
     )
-    return Plan(spec, blocks, num_layers, group, segment, keeps_output, kind, shared)
+    return Plan(spec, blocks, num_layers, group, segment, keeps_output, keeps_hidden, kind, shared)

@@ -29,6 +29,8 @@ FEWEST, VECTOR = 120, 16
 SHORT = 256
 # Attention's output is kept without being asked for where that of all layers takes no more than so many bytes.
 OUTPUT_BYTES = 1 << 26
+# So are the feed-forward's hidden units, and its input.
+HIDDEN_BYTES = 1 << 25
 # The angles of all tokens are computed once where they take no more than so many bytes.
 TURNS_BYTES = 1 << 24
 
@@ -113,7 +115,7 @@ def _keeps_inputs(schedule: Schedule, num_layers: int) -> bool:
     """Returns whether a schedule leaves the blocks to the rule, and keeps layers' inputs as they are."""
     return (
         schedule.name == "blockwise"
-        and schedule.save != "output"
+        and schedule.save in ("auto", "input")
         and schedule.saved_type == "compute"
         and not schedule.offload
         and not (schedule.query_block or schedule.key_block or schedule.heads_at_once)
@@ -163,8 +165,20 @@ def _even(length: int, largest: int) -> int:
 def saves_output(schedule: Schedule, *, stream_bytes: int, num_layers: int) -> bool:
     """Returns whether a stack of so many layers keeps attention's output; under `save=auto` where that is little."""
     if schedule.save != "auto":
-        return schedule.save == "output"
+        return schedule.save in ("output", "hidden")
     return num_layers * stream_bytes <= OUTPUT_BYTES
+
+
+def saves_hidden(schedule: Schedule, *, stream_bytes: int, ffn_multiple: int, num_layers: int) -> bool:
+    """Returns whether a stack keeps the feed-forward's input and hidden units, which are so many times as wide.
+
+    Under `save=auto` where that is little, and nothing else was asked for that takes less memory.
+    """
+    if schedule.save != "auto":
+        return schedule.save == "hidden"
+    is_whole = schedule.saved_type == "compute" and not schedule.offload and not schedule.heads_at_once
+    is_whole = is_whole and (not schedule.segment_layers or schedule.segment_layers >= num_layers)
+    return is_whole and num_layers * (1 + ffn_multiple) * stream_bytes <= HIDDEN_BYTES
 
 
 def keeps_turns(num_tokens: int, head_width: int) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 SCHEDULES = ("vanilla", "memory_efficient", "blockwise", "cudnn")
-SAVED = ("auto", "output", "input")
+SAVED = ("auto", "hidden", "output", "input")
 SAVED_TYPES = ("compute", "bfloat16", "int8")
 
 
@@ -20,8 +20,10 @@ class Schedule:
         query_block: queries per block, in tokens; 0 chooses for the device.
         key_block: keys per block, in tokens; 0 chooses for the device.
         save: what the blockwise backward pass keeps of a layer: its `input` only, or also the attention `output` and
-            log-sum-exp (a fifth less time, one more stream of memory per layer). `auto` keeps the output where that
-            of all layers takes at most 64 MiB, and not in rows so short that a CPU takes whole ones at a time.
+            log-sum-exp (a fifth less time, one more stream of memory per layer), or beside these the `hidden` units
+            of the feed-forward (another tenth less, one stream more and those units). `auto` keeps the output where
+            that of all layers takes at most 64 MiB, and hidden units where they take at most 32 MiB; in rows so short
+            that a CPU takes whole ones at a time, and where other options ask for less memory, fewer of them.
         saved_type: how blockwise layers' inputs are kept: in the `compute` type, as `bfloat16`, or as `int8` with
             stochastic rounding (Mesa, arXiv:2111.11124). The forward pass is exact in each case.
         heads_at_once: key-value heads whose keys and values exist at a time, a divisor of them all; 0 takes all. Fewer

@@ -273,15 +273,49 @@ def finish_block(
         tokens: which tokens of their rows these are, for dropout; from 0 on if left out.
         product: how the feed-forward's matrices are multiplied.
     """
+    middle = add_attended(x, attended, params, spec=spec, keys=keys, tokens=tokens)
+    hidden = hidden_units(middle, params, product=product)
+    return add_feed_forward(middle, hidden, params, spec=spec, keys=keys, tokens=tokens, product=product)
+
+
+def add_attended(
+    x: Float[Array, "B T D"],
+    attended: Float[Array, "B T N H"],
+    params: BlockParams | Rest,
+    *,
+    spec: BlockSpec,
+    keys: LayerKeys,
+    tokens: Slice | None,
+) -> Float[Array, "B T D"]:
+    """Returns the residual stream between attention and the feed-forward; arguments as for `finish_block`."""
     N, H, D = params.output.shape
     joined = attended.astype(x.dtype).reshape(*attended.shape[:2], N * H)
     branch = linear(joined, params.output.reshape(N * H, D))
-    x = x + _drop(branch, keys.branch1, spec.residual_dropout, tokens, keys.first_row)
-    normed = norm(x, params.norm2_scale, params.norm2_bias)
-    hidden = linear(normed, params.ffn_in, product) + params.ffn_in_bias.astype(x.dtype)[None, None]
-    hidden = ACTIVATIONS[spec.activation](hidden)
-    branch = linear(hidden, params.ffn_out, product) + params.ffn_out_bias.astype(x.dtype)[None, None]
-    return x + _drop(branch, keys.branch2, spec.residual_dropout, tokens, keys.first_row)
+    return x + _drop(branch, keys.branch1, spec.residual_dropout, tokens, keys.first_row)
+
+
+def hidden_units(
+    middle: Float[Array, "B T D"], params: BlockParams | Rest, *, product: Product = jnp.matmul
+) -> Float[Array, "B T F"]:
+    """Returns the feed-forward's hidden units before the activation."""
+    normed = norm(middle, params.norm2_scale, params.norm2_bias)
+    return linear(normed, params.ffn_in, product) + params.ffn_in_bias.astype(middle.dtype)[None, None]
+
+
+def add_feed_forward(
+    middle: Float[Array, "B T D"],
+    hidden: Float[Array, "B T F"],
+    params: BlockParams | Rest,
+    *,
+    spec: BlockSpec,
+    keys: LayerKeys,
+    tokens: Slice | None,
+    product: Product = jnp.matmul,
+) -> Float[Array, "B T D"]:
+    """Returns what a layer makes of its middle and of `hidden_units` of it; arguments as for `finish_block`."""
+    active = ACTIVATIONS[spec.activation](hidden)
+    branch = linear(active, params.ffn_out, product) + params.ffn_out_bias.astype(middle.dtype)[None, None]
+    return middle + _drop(branch, keys.branch2, spec.residual_dropout, tokens, keys.first_row)
 
 
 def linear(

@@ -104,7 +104,7 @@ def _fused(size: StepSize) -> StackMemory:
     stream = B * T * D * size.number_bytes
     gradient = B * T * D * _narrow_bytes(size)
     firsts, others, attended = _inputs(size, B * T), _inputs_of_segment(size, B * T), _attended(size, B * T)
-    kept = stream + firsts + attended + _turns(size, B * T, H)
+    kept = stream + firsts + attended + _inner(size, B * T) + _turns(size, B * T, H)
     keys_values = 2 * B * share * T * group * H
     of_group = keys_values * size.number_bytes
     whole = kept + others + gradient + 4 * B * N * T + 4 * layer_parameters(size)
@@ -181,6 +181,19 @@ def _attended(size: StepSize, num_tokens: int) -> int:
     narrow = _narrow_bytes(size)
     number = narrow if size.number_bytes == narrow else narrow + 4
     return config.num_layers * num_tokens * (config.width * number + 4 * config.num_heads)
+
+
+def _inner(size: StepSize, num_tokens: int) -> int:
+    """Of the feed-forwards' inputs and hidden units, where they are saved."""
+    config = size.backbone
+    keeps = block_sizes.saves_hidden(
+        size.schedule,
+        stream_bytes=num_tokens * config.width * _narrow_bytes(size),
+        ffn_multiple=config.ffn_multiple,
+        num_layers=config.num_layers,
+    )
+    per_token = config.num_layers * (1 + config.ffn_multiple) * config.width * size.number_bytes
+    return keeps * num_tokens * per_token
 
 
 def _turns(size: StepSize, num_tokens: int, head_width: int) -> int:

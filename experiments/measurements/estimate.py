@@ -140,6 +140,8 @@ CASES = {
         2, 1200, SMALL | {"width": 192}, INPUT, {"head": "discretised"}, observation_size=39, actions=HAND
     ),
     "1K, width 256": Case(1, 1024, {"num_layers": 3, "width": 256, "num_heads": 4}, INPUT),
+    "2K, bfloat16": Case(1, 2048, {"num_layers": 3, "dtype": "bfloat16"}),
+    "8K, hidden": Case(1, 8192, {"num_layers": 4}, {"save": "hidden", "segment_layers": 2}),
     "8K, 1 layer": Case(1, 8192, {"num_layers": 1, "width": 96}),
     "8K, chunks": Case(1, 8192, {"num_layers": 2, "width": 96, "num_heads": 2}, {"name": "memory_efficient"}),
     "20K, one head at a time": Case(

@@ -14,6 +14,7 @@ POLICIES: dict[str, Schedule] = {
     MEMORY_EFFICIENT: Schedule("memory_efficient"),
     "blockwise": Schedule("blockwise"),
     "cudnn": Schedule("cudnn"),
+    "hidden": Schedule("blockwise", save="hidden"),
     "output": Schedule("blockwise", save="output"),
     "input": Schedule("blockwise", save="input"),
     "heads_1": Schedule("blockwise", save="input", heads_at_once=1),

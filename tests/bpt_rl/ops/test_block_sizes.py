@@ -127,14 +127,31 @@ def test_the_output_is_kept_where_it_is_small_or_asked_for():
     assert keeps("auto", 16384)
     assert not keeps("auto", 16385)
     assert keeps("output", 10**6)
+    assert keeps("hidden", 10**6)
     assert not keeps("input", 1)
+
+
+def test_hidden_units_are_kept_where_they_are_small_and_nothing_else_saves_memory():
+    keeps = lambda tokens, **options: block_sizes.saves_hidden(
+        Schedule(**options), stream_bytes=tokens * 256 * 4, ffn_multiple=3, num_layers=4
+    )
+    assert keeps(2048)
+    assert not keeps(2049)
+    assert keeps(10**6, save="hidden")
+    assert not keeps(1, save="output")
+    assert not keeps(1, save="input")
+    assert not keeps(1, saved_type="bfloat16")
+    assert not keeps(1, offload=True)
+    assert not keeps(1, heads_at_once=2)
+    assert not keeps(1, segment_layers=3)
+    assert keeps(1, segment_layers=4)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"name": "ring"}, "unknown schedule 'ring'; known: vanilla, memory_efficient, blockwise, cudnn"),
-        ({"save": "all"}, "unknown save 'all'; known: auto, output, input"),
+        ({"save": "all"}, "unknown save 'all'; known: auto, hidden, output, input"),
         ({"saved_type": "int4"}, "unknown saved_type 'int4'; known: compute, bfloat16, int8"),
         ({"query_block": -1}, "query_block=-1"),
         ({"key_block": -2}, "key_block=-2"),

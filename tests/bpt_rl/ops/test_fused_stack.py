@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,12 @@ SMALL_BLOCKS = Schedule(query_block=16, key_block=8, save="input")
 POLICIES = {
     "input": SMALL_BLOCKS,
     "output": replace(SMALL_BLOCKS, save="output"),
+    "hidden": replace(SMALL_BLOCKS, save="hidden"),
     "heads one by one": replace(SMALL_BLOCKS, heads_at_once=1),
     "heads one by one, output": replace(SMALL_BLOCKS, heads_at_once=1, save="output"),
     "segments": replace(SMALL_BLOCKS, segment_layers=2),
     "segments, output, heads": replace(SMALL_BLOCKS, segment_layers=3, save="output", heads_at_once=1),
+    "segments, hidden, heads": replace(SMALL_BLOCKS, segment_layers=2, save="hidden", heads_at_once=1),
     "segments of one": replace(SMALL_BLOCKS, segment_layers=1),
     "offloaded": replace(SMALL_BLOCKS, offload=True),
     "offloaded, segments": replace(SMALL_BLOCKS, offload=True, segment_layers=2),
@@ -73,7 +76,7 @@ def test_angles_are_the_same_block_by_block_where_there_are_too_many_to_keep(mon
     assert layers.differences(apart, together).max() < 1e-6
 
 
-@pytest.mark.parametrize("policy", ["input", "segments, output, heads"])
+@pytest.mark.parametrize("policy", ["input", "hidden", "segments, output, heads"])
 def test_layers_that_are_run_again_drop_the_same(policy):
     assert (
         layers.differences(run_stack(POLICIES[policy], 0.2), run_stack(Schedule("vanilla"), 0.2)).max() < 1e-5
@@ -120,14 +123,14 @@ LARGE = dict(num_layers=4, num_tokens=8192, width=256, num_heads=8)
 
 
 @functools.cache
-def _scratch(
+def _compiled(
     schedule: Schedule,
     num_tokens: int = LARGE["num_tokens"],
     num_layers: int = LARGE["num_layers"],
     *,
     is_trained: bool = True,
-) -> float:
-    """Returns the peak temporary memory of one training step of a stack, or of its forward pass alone, in MiB."""
+) -> jax.stages.Compiled:
+    """Returns one training step of a stack, or its forward pass alone."""
     D, N = LARGE["width"], LARGE["num_heads"]
     spec, positions = BlockSpec(schedule=schedule), jnp.arange(num_tokens)[None]
     one = jax.eval_shape(lambda: layers.params(D, N, N, 4 * D))
@@ -138,7 +141,38 @@ def _scratch(
 
     row = jax.ShapeDtypeStruct((1, num_tokens, D), jnp.float32)
     step = jax.jit(jax.value_and_grad(loss) if is_trained else loss).lower(params, row, row)
-    return step.compile(layers.AS_USERS).memory_analysis().temp_size_in_bytes / MEBIBYTE
+    return step.compile(layers.AS_USERS)
+
+
+def _scratch(*arguments: Any, **options: Any) -> float:
+    """Returns the peak temporary memory of what `_compiled` makes of the same, in MiB."""
+    return _compiled(*arguments, **options).memory_analysis().temp_size_in_bytes / MEBIBYTE
+
+
+def _products(schedule: Schedule) -> list[str]:
+    """Returns the products of matrices in a training step of 512 tokens."""
+    return [line for line in _compiled(schedule, 512).as_text().splitlines() if " dot(" in line]
+
+
+def test_hidden_units_that_are_kept_are_not_computed_again():
+    """Of the layer's own products, that with the output matrix and the feed-forward's first."""
+    kept, computed = (_products(Schedule(save=save)) for save in ("hidden", "output"))
+    assert len(computed) - len(kept) == 2
+
+
+def test_a_short_context_keeps_hidden_units_without_being_asked():
+    assert _scratch(Schedule(), 512) == _scratch(Schedule(save="hidden"), 512)
+    stream = 512 * LARGE["width"] * FLOAT32 / MEBIBYTE
+    more = _scratch(Schedule(save="hidden"), 512) - _scratch(Schedule(save="output"), 512)
+    # Five streams of every layer; where a row is one block, less scratch makes up for some of it.
+    assert 4 * LARGE["num_layers"] * stream < more <= 5 * LARGE["num_layers"] * stream
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="how XLA's CPU backend is fast")
+def test_the_feed_forwards_gradients_sum_over_no_first_axes():
+    """Four of the layers' own products still do: those of queries, keys, values, and attention's output."""
+    slow = "lhs_contracting_dims={0}, rhs_contracting_dims={0}"
+    assert sum(slow in line for line in _products(Schedule(save="output"))) == 4
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_schedules_that_ask_for_more_or_less_are_not_computed_so():
     for options in (
         {"name": "cudnn"},
         {"save": "output"},
+        {"save": "hidden"},
         {"saved_type": "int8"},
         {"query_block": 8},
         {"key_block": 8},
