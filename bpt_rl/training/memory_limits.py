@@ -241,6 +241,7 @@ def _scheduled(size: StepSize, **values: Any) -> StepSize:
 CHANGES: tuple[Change, ...] = (
     _blockwise,
     _parts,
+    _option(save="output"),
     _option(save="input"),
     _option(saved_type="int8"),
     _option(heads_at_once=1),

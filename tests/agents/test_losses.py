@@ -120,7 +120,8 @@ def _gradient_bytes(agent, batch, num_steps: int) -> int:
 def test_nothing_as_large_as_steps_by_actions_exists(layout):
     """Neither in the head and its loss, nor as one-hot actions in the tokens."""
     actions, num_steps = DiscreteActions(2048), 2048
-    agent = tiny.build(AgentConfig(layout=layout), actions=actions, schedule=Schedule())
+    # By default so narrow a stack would keep its hidden units too.
+    agent = tiny.build(AgentConfig(layout=layout), actions=actions, schedule=Schedule(save="output"))
     batch = tiny.batch("agentic_transformer", actions=actions)
     once, twice = (_gradient_bytes(agent, batch, num) for num in (num_steps, 2 * num_steps))
     of_steps_by_actions = 4 * num_steps * actions.num_actions

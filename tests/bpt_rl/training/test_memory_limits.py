@@ -116,7 +116,7 @@ def test_advice_names_the_estimate_the_limit_and_what_would_fit():
     said = advice(ROWS, limit, ran_out=False)
     assert in_words(_peak(ROWS)) in said
     assert in_words(limit) in said
-    assert "training.accumulate=4" in said or "training.accumulate=3" in said
+    assert "training.accumulate=6" in said
 
 
 def test_a_device_that_ran_out_has_less_than_it_says(monkeypatch):
